@@ -1,0 +1,1 @@
+"""Engines: a bundle, on a device, with one backend."""

@@ -1,0 +1,1 @@
+"""From a torch generator to a bundle on disk: graphs, their rules, parity, manifest."""

@@ -1,0 +1,180 @@
+"""A bundle: the folder NAME/VERSION/ that holds a model, described by its manifest.json.
+
+Reading one needs neither torch nor onnx. Writing goes to a temporary folder beside the final one and ends in a
+rename, so that a bundle is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from impasto.errors import BundleError, ModelNotFound
+
+MANIFEST = "manifest.json"
+WEIGHTS = "weights.safetensors"
+ZOO = Path(__file__).parent.parent / "zoo"
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TensorSpec(_Strict):
+    """One input or output: name, dtype as the Open Inference Protocol writes it, shape (-1 is the batch), meaning."""
+
+    name: str
+    dtype: Literal["FP32", "INT64", "UINT8"]
+    shape: tuple[int, ...]
+    meaning: str
+
+
+class FileEntry(_Strict):
+    """A file of the bundle: its sha256 in hex and its size in bytes."""
+
+    sha256: str
+    size: int
+
+
+class Parity(_Strict):
+    """How far a graph's pictures are from torch's at one batch size: on [-1, 1], and in dB over a peak of 2."""
+
+    batch: int
+    max_abs_error: float
+    psnr_db: float
+
+
+class Manifest(_Strict):
+    """What a bundle is. `config` holds the hyperparameters of its family; `defaults` the request's default parameters."""
+
+    format: Literal[1] = 1
+    name: str = Field(pattern=NAME_PATTERN)
+    version: str = Field(pattern=r"^[0-9]{1,9}$")
+    family: str
+    config: dict[str, Any]
+    width: int
+    height: int
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    buckets: tuple[int, ...] = (1, 2, 4, 8)
+    defaults: dict[str, Any] = {}
+    files: dict[str, FileEntry] = {}
+    parity: tuple[Parity, ...] = ()
+    graph: dict[str, Any] = {}
+    licence: str = "unknown"
+    provenance: dict[str, Any] = {}
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) over family, hyperparameters and files: it changes when a picture could."""
+        content = {"family": self.family, "config": self.config, "files": {k: v.sha256 for k, v in self.files.items()}}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk."""
+
+    path: Path
+    manifest: Manifest
+
+
+def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
+    """Read a bundle's manifest and, unless told otherwise, check every file's size and sha256. BundleError if broken."""
+    try:
+        manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
+    except OSError as error:
+        raise BundleError(f"{path}: cannot read {MANIFEST}: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or MANIFEST
+        raise BundleError(f"{path / MANIFEST}: {field}: {first['msg']}") from error
+    for name, entry in manifest.files.items():
+        if Path(name).name != name or name in ("", ".", ".."):
+            raise BundleError(f"{path / MANIFEST}: files: found {name!r}; allowed is a plain file name")
+        file = path / name
+        if not file.is_file():
+            raise BundleError(f"{path}: {name} is missing")
+        if file.stat().st_size != entry.size:
+            raise BundleError(f"{file}: found {file.stat().st_size} bytes; the manifest says {entry.size}")
+        if verify and sha256_of(file) != entry.sha256:
+            raise BundleError(f"{file}: its sha256 is not the manifest's; the file was changed or damaged")
+    return Bundle(path, manifest)
+
+
+@contextmanager
+def new_bundle(models: Path, name: str, version: str) -> Iterator[Path]:
+    """A temporary folder that becomes `models`/NAME/VERSION when the block ends well; on an error nothing stays."""
+    target = models / name / version
+    if target.exists():
+        raise BundleError(f"{target}: there is a bundle already; choose another name or version, or remove it")
+    models.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=models))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        target.parent.mkdir(exist_ok=True)
+        os.rename(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
+    """Write the manifest with the sizes and digests of all files now in the folder; returns it as written."""
+    files = {
+        file.name: FileEntry(sha256=sha256_of(file), size=file.stat().st_size)
+        for file in sorted(folder.iterdir())
+        if file.name != MANIFEST
+    }
+    manifest = manifest.model_copy(update={"files": files})
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
+    return manifest
+
+
+def model_directories(models: Path | None = None) -> list[Path]:
+    """Where models are looked for: the directory given, else $IMPASTO_MODELS; then the zoo inside the package."""
+    chosen = models or (Path(os.environ["IMPASTO_MODELS"]) if os.environ.get("IMPASTO_MODELS") else None)
+    return [chosen, ZOO] if chosen else [ZOO]
+
+
+def list_bundles(directories: Iterable[Path]) -> dict[str, dict[str, Path]]:
+    """All bundles as name → version → path, versions ascending; the first directory that has a name wins it."""
+    found: dict[str, dict[str, Path]] = {}
+    for directory in directories:
+        here: dict[str, dict[str, Path]] = {}
+        for manifest in sorted(directory.glob(f"*/*/{MANIFEST}")):
+            version = manifest.parent
+            if version.name.isdigit() and not version.parent.name.startswith("."):
+                here.setdefault(version.parent.name, {})[version.name] = version
+        for name, versions in here.items():
+            found.setdefault(name, dict(sorted(versions.items(), key=lambda item: int(item[0]))))
+    return found
+
+
+def find_bundle(name: str, directories: Iterable[Path], version: str | None = None) -> Path:
+    """The folder of a model, the highest version unless one is named. ModelNotFound lists those there are."""
+    bundles = list_bundles(directories)
+    versions = bundles.get(name, {})
+    if not versions:
+        raise ModelNotFound(name, bundles)
+    if version is None or version == "":
+        return list(versions.values())[-1]
+    if version not in versions:
+        raise ModelNotFound(f"{name} version {version}", [f"{name} version {v}" for v in versions])
+    return versions[version]
+
+
+def sha256_of(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

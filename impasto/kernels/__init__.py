@@ -1,0 +1,1 @@
+"""Operations of the generators, one file each: the equation, a torch reference, and later the Triton kernel."""

@@ -1,0 +1,95 @@
+"""The discriminator of StyleGAN2: residual blocks and minibatch standard deviation (Karras et al. 2020).
+
+The down-sampling blur is folded into the convolution that follows it, so that a step is dense convolutions only.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from impasto.kernels import bias_act, upfirdn
+
+
+class Conv(nn.Module):
+    """Convolution with equalised learning rate, same padding; `down` blurs with [1, 3, 3, 1] and keeps every second."""
+
+    def __init__(self, in_channels: int, out_channels: int, size: int, *, down: bool = False, linear: bool = False):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, size, size))
+        self.bias = None if linear else nn.Parameter(torch.zeros(out_channels))
+        self.gain = 1.0 / math.sqrt(in_channels * size * size)
+        self.down = down
+        self.linear = linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, size = self.weight * self.gain, self.weight.shape[-1]
+        if self.down:
+            weight = _blurred(weight)
+            # Both sides together get the filter's 3 samples less the one that the stride leaves over.
+            x = functional.conv2d(x, weight.to(x.dtype), stride=2, padding=(size + 1) // 2)
+        else:
+            x = functional.conv2d(x, weight.to(x.dtype), padding=size // 2)
+        return bias_act.reference(x, self.bias, linear=self.linear)
+
+
+def _blurred(weight: Tensor) -> Tensor:
+    """The weight [O, I, k, k] convolved with the binomial filter: [O, I, k+3, k+3]."""
+    taps = upfirdn.binomial_filter(weight.dtype)
+    size = weight.shape[-1]
+    # Column j of the band holds the filter from row j on: a product with it convolves one axis.
+    band = torch.stack([functional.pad(taps, (j, size - 1 - j)) for j in range(size)], dim=1)
+    return band @ weight @ band.t()
+
+
+class Block(nn.Module):
+    """Halve the resolution: two convolutions beside a 1×1 skip, summed with gain √½."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.conv0 = Conv(in_channels, in_channels, 3)
+        self.conv1 = Conv(in_channels, out_channels, 3, down=True)
+        self.skip = Conv(in_channels, out_channels, 1, down=True, linear=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.skip(x) + self.conv1(self.conv0(x))) * math.sqrt(0.5)
+
+
+class Discriminator(nn.Module):
+    """Pictures [N, 3, R, R] to one score each [N]; higher is more real."""
+
+    def __init__(self, resolution: int, channel_base: int, channel_max: int):
+        super().__init__()
+        self.resolution = resolution
+        self._channels = {r: min(channel_base // r, channel_max) for r in (2**k for k in range(2, 11)) if r <= resolution}
+        self.from_rgb = Conv(3, self._channels[resolution], 1)
+        for r in (2**k for k in range(3, int(math.log2(resolution)) + 1)):
+            setattr(self, f"b{r}", Block(self._channels[r], self._channels[r // 2]))
+        channels = self._channels[4]
+        self.conv = Conv(channels + 1, channels, 3)
+        self.fc = Conv(channels, channels, 4)
+        self.out = Conv(channels, 1, 1, linear=True)
+
+    def forward(self, picture: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        x = self.from_rgb(picture.to(dtype))
+        r = self.resolution
+        while r > 4:
+            x = getattr(self, f"b{r}")(x)
+            r //= 2
+        x = x.float()
+        x = self.conv(torch.cat([x, _minibatch_deviation(x)], dim=1))
+        weight = self.fc.weight.flatten(1) * self.fc.gain
+        x = bias_act.reference(x.flatten(1) @ weight.t(), self.fc.bias)
+        return (x @ (self.out.weight.flatten(1) * self.out.gain).t()).squeeze(1)
+
+
+def _minibatch_deviation(x: Tensor, group: int = 4) -> Tensor:
+    """One map [N, 1, H, W]: the standard deviation over groups of samples, averaged over channels and pixels."""
+    n, _, height, width = x.shape
+    size = math.gcd(n, group)
+    grouped = x.reshape(size, n // size, -1)
+    deviation = (grouped.var(dim=0, unbiased=False) + 1e-8).sqrt().mean(dim=1)
+    return deviation.repeat(size).reshape(n, 1, 1, 1).expand(-1, 1, height, width)

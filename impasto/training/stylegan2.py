@@ -1,0 +1,299 @@
+"""Train a small StyleGAN2 on crops of pictures.
+
+Non-saturating loss, lazy R1 regularisation, exponential moving average, style mixing, adaptive augmentation, growing
+from a low resolution. A run keeps everything that it needs to go on in `state.pt`, and goes on from there.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from impasto.generators.stylegan2 import StyleGAN2, StyleGAN2Config, truncate
+from impasto.training.augment import adapt, augment
+from impasto.training.crops import Crops
+from impasto.training.discriminator import Discriminator
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingPlan:
+    """What to train and for how long. Sizes in pixels, lengths in pictures shown to the discriminator."""
+
+    config: StyleGAN2Config
+    pictures: int = 150_000
+    batch: int = 8
+    crop: tuple[int, int] = (224, 448)
+    grow_from: int = 32
+    grow_pictures: int = 30_000
+    learning_rate: float = 2.5e-3
+    r1_interval: int = 16
+    r1_gamma: float | None = None
+    ema_pictures: float = 5_000.0
+    mixing: float = 0.5
+    augment: bool = True
+    bfloat16: bool = True
+    seed: int = 0
+    sheet_pictures: int = 5_000
+    save_seconds: float = 120.0
+
+    def stages(self) -> list[tuple[int, int]]:
+        """(resolution, pictures at which it ends), low to high; each lower resolution lasts `grow_pictures`."""
+        resolutions = [r for r in self.config.resolutions if r >= min(self.grow_from, self.config.resolution)]
+        ends = [self.grow_pictures * (index + 1) for index in range(len(resolutions) - 1)]
+        return [*zip(resolutions[:-1], ends, strict=True), (resolutions[-1], self.pictures)]
+
+    def stage(self, seen: int) -> int:
+        """The resolution trained after `seen` pictures."""
+        return next((resolution for resolution, end in self.stages() if seen < end), self.config.resolution)
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where a run is: pictures seen of all, resolution, the last losses and the augmentation probability."""
+
+    seen: int
+    total: int
+    resolution: int
+    pictures_per_second: float
+    loss_g: float
+    loss_d: float
+    real_sign: float
+    augmentation: float
+
+
+class Trainer:
+    """One run in one folder: `run()` goes on from the last saved state and returns when all pictures are seen."""
+
+    def __init__(self, plan: TrainingPlan, pictures: list[Image.Image], out: Path, device: str = "cpu") -> None:
+        # Denormal numbers turn up in vanishing gradients and slow a CPU down tenfold.
+        torch.set_flush_denormal(True)
+        self.plan = plan
+        self.out = out
+        self.device = torch.device(device)
+        self.pictures = pictures
+        self.seen = 0
+        self.augmentation = 0.0
+        out.mkdir(parents=True, exist_ok=True)
+        saved = torch.load(out / "state.pt", weights_only=False) if (out / "state.pt").exists() else None
+        torch.manual_seed(plan.seed)
+        self.data_rng = np.random.default_rng(plan.seed)
+        self.rng = torch.Generator().manual_seed(plan.seed)
+        self._build(saved["resolution"] if saved else plan.stage(0))
+        if saved:
+            self._restore(saved)
+
+    def run(self, report: Callable[[Progress], None] = lambda progress: None) -> None:
+        """Train to the end, calling `report` a few times a minute; write sheets, states and at last the weights."""
+        last_save = last_report = time.monotonic()
+        reported = self.seen
+        losses: list[tuple[float, float, float]] = []
+        while self.seen < self.plan.pictures:
+            if (resolution := self.plan.stage(self.seen)) != self.resolution:
+                self._grow(resolution)
+            losses.append(self._step())
+            now = time.monotonic()
+            if now - last_report > 10.0:
+                loss_g, loss_d, sign = (float(np.mean(column)) for column in zip(*losses, strict=True))
+                rate = (self.seen - reported) / (now - last_report)
+                total = self.plan.pictures
+                report(
+                    Progress(self.seen, total, self.resolution, rate, loss_g, loss_d, sign, self.augmentation)
+                )
+                last_report, reported, losses = now, self.seen, []
+            if self.seen % self.plan.sheet_pictures < self.batch:
+                self.sheet().save(self.out / f"sheet_{self.seen:07d}.png")
+            if now - last_save > self.plan.save_seconds:
+                self._save()
+                last_save = now
+        self._save()
+        self.sheet().save(self.out / "sheet_final.png")
+        self.write_weights()
+
+    @torch.no_grad()
+    def sheet(self, rows: int = 4) -> Image.Image:
+        """A square sheet of the averaged generator's pictures for seeds 0, 1, …"""
+        count = rows * rows
+        z = np.concatenate([np.random.RandomState(seed).randn(1, self.plan.config.z_dim) for seed in range(count)])
+        pictures = self.ema(torch.from_numpy(z).float().to(self.device)).float().cpu()
+        r = self.resolution
+        grid = pictures.reshape(rows, rows, 3, r, r).permute(0, 3, 1, 4, 2).reshape(rows * r, rows * r, 3)
+        return Image.fromarray((grid * 127.5 + 128).clamp(0, 255).to(torch.uint8).numpy())
+
+    def write_weights(self) -> Path:
+        """Write the averaged generator as `weights.safetensors` with its hyperparameters in the header."""
+        path = self.out / "weights.safetensors"
+        tensors = {name: tensor.contiguous() for name, tensor in self.ema.state_dict().items()}
+        config = json.dumps(dataclasses.asdict(self.ema.config))
+        save_file(tensors, path, metadata={"family": "stylegan2", "config": config})
+        return path
+
+    @property
+    def resolution(self) -> int:
+        return self.generator.config.resolution
+
+    @property
+    def batch(self) -> int:
+        """The batch of this stage: a lower resolution takes a larger one, up to four times."""
+        return self.plan.batch * min(self.plan.config.resolution // self.resolution, 4)
+
+    def _build(self, resolution: int) -> None:
+        plan = self.plan
+        levels = int(math.log2(resolution)) - 2
+        config = dataclasses.replace(plan.config, resolution=resolution, num_fp16_res=levels)
+        self.generator = StyleGAN2(config).to(self.device, memory_format=torch.channels_last)
+        self.discriminator = Discriminator(resolution, plan.config.channel_base, plan.config.channel_max)
+        self.discriminator.to(self.device, memory_format=torch.channels_last)
+        self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
+        # Lazy regularisation runs once in r1_interval steps: Adam's constants are scaled to match.
+        ratio = plan.r1_interval / (plan.r1_interval + 1)
+        rate = plan.learning_rate
+        self.optimizer_g = torch.optim.Adam(self.generator.parameters(), rate, betas=(0.0, 0.99))
+        self.optimizer_d = torch.optim.Adam(
+            self.discriminator.parameters(), rate * ratio, betas=(0.0, 0.99**ratio), eps=1e-8
+        )
+        self.crops = Crops(self.pictures, resolution, plan.crop)
+        self.steps = 0
+
+    def _grow(self, resolution: int) -> None:
+        """Rebuild both networks at a higher resolution and take over every tensor that fits."""
+        old_g, old_d, old_ema = self.generator, self.discriminator, self.ema
+        self._build(resolution)
+        top = getattr(self.generator.synthesis, f"b{resolution}")
+        with torch.no_grad():
+            top.torgb.weight.zero_()
+        for new, old in ((self.generator, old_g), (self.ema, old_ema), (self.discriminator, old_d)):
+            wanted = new.state_dict()
+            kept = {k: v for k, v in old.state_dict().items() if k in wanted and wanted[k].shape == v.shape}
+            if isinstance(new, Discriminator):
+                kept = {k: v for k, v in kept.items() if not k.startswith("from_rgb")}
+            new.load_state_dict(kept, strict=False)
+        ema_top = getattr(self.ema.synthesis, f"b{resolution}")
+        ema_top.load_state_dict(top.state_dict())
+
+    def _step(self) -> tuple[float, float, float]:
+        """One step of each network on one batch; (generator loss, discriminator loss, mean sign on real pictures)."""
+        size = self.batch
+        fake = self._fake(size)
+        loss_g = functional.softplus(-self._score(fake)).mean()
+        self.optimizer_g.zero_grad(set_to_none=True)
+        self.discriminator.requires_grad_(False)
+        loss_g.backward()  # type: ignore[no-untyped-call]
+        self.discriminator.requires_grad_(True)
+        self._clean_and_step(self.generator, self.optimizer_g)
+
+        real = self.crops.batch(size, self.data_rng).to(self.device)
+        with torch.no_grad():
+            fake = self._fake(size)
+        score_real, score_fake = self._score(real), self._score(fake)
+        loss_d = functional.softplus(-score_real).mean() + functional.softplus(score_fake).mean()
+        total = loss_d
+        if self.steps % self.plan.r1_interval == 0:
+            total = total + self._r1(real) * self.plan.r1_interval
+        self.optimizer_d.zero_grad(set_to_none=True)
+        total.backward()
+        self._clean_and_step(self.discriminator, self.optimizer_d)
+
+        self._average(size)
+        sign = score_real.detach().sign().mean().item()
+        if self.plan.augment:
+            self.augmentation = adapt(self.augmentation, sign, size)
+        self.seen += size
+        self.steps += 1
+        return loss_g.item(), loss_d.item(), sign
+
+    def _fake(self, size: int) -> Tensor:
+        """Pictures of the generator in training: random noise, styles mixed now and then."""
+        generator, config = self.generator, self.generator.config
+        z = torch.randn(2, size, config.z_dim, generator=self.rng).to(self.device)
+        w = generator.mapping(z[0])
+        with torch.no_grad():
+            generator.mapping.w_avg.lerp_(w.detach().mean(dim=0), 0.005)
+        ws = w[:, None].expand(-1, config.num_ws, -1)
+        if torch.rand((), generator=self.rng) < self.plan.mixing:
+            first = int(torch.randint(1, config.num_ws, (), generator=self.rng))
+            other = generator.mapping(z[1])[:, None].expand(-1, config.num_ws - first, -1)
+            ws = torch.cat([ws[:, :first], other], dim=1)
+        noise = torch.randn(size, config.noise_size, generator=self.rng).to(self.device)
+        return generator.synthesis(ws, noise, half=self._half, up_form="folded")
+
+    def _score(self, pictures: Tensor) -> Tensor:
+        augmented = augment(pictures, self.augmentation, self.rng) if self.plan.augment else pictures
+        return self.discriminator(augmented.contiguous(memory_format=torch.channels_last), self._dtype)
+
+    def _r1(self, real: Tensor) -> Tensor:
+        """gamma/2 · E|∇D(real)|², gamma 0.0002·R²/batch unless given (the rule of thumb of StyleGAN2-ADA)."""
+        gamma = self.plan.r1_gamma
+        if gamma is None:
+            gamma = 0.0002 * self.resolution**2 / real.shape[0]
+        real = real.detach().contiguous(memory_format=torch.channels_last).requires_grad_(True)
+        (gradient,) = torch.autograd.grad(self._score(real).sum(), real, create_graph=True)
+        return gradient.float().square().sum(dim=(1, 2, 3)).mean() * (gamma / 2)
+
+    def _clean_and_step(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        for parameter in module.parameters():
+            if parameter.grad is not None:
+                torch.nan_to_num(parameter.grad, nan=0.0, posinf=1e5, neginf=-1e5, out=parameter.grad)
+        optimizer.step()
+
+    @torch.no_grad()
+    def _average(self, size: int) -> None:
+        horizon = min(self.plan.ema_pictures, 0.05 * (self.seen + size))
+        keep = 0.5 ** (size / max(horizon, 1e-8))
+        for averaged, current in zip(self.ema.parameters(), self.generator.parameters(), strict=True):
+            averaged.lerp_(current, 1.0 - keep)
+        for averaged, current in zip(self.ema.buffers(), self.generator.buffers(), strict=True):
+            averaged.copy_(current)
+
+    @property
+    def _half(self) -> torch.dtype | None:
+        return torch.bfloat16 if self.plan.bfloat16 else None
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.plan.bfloat16 else torch.float32
+
+    def _save(self) -> None:
+        state: dict[str, Any] = {name: getattr(self, name).state_dict() for name in STATEFUL}
+        state |= {
+            "resolution": self.resolution,
+            "seen": self.seen,
+            "steps": self.steps,
+            "augmentation": self.augmentation,
+            "rng": self.rng.get_state(),
+            "data_rng": self.data_rng.bit_generator.state,
+        }
+        temporary = self.out / "state.pt.part"
+        torch.save(state, temporary)
+        os.replace(temporary, self.out / "state.pt")
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        for name in STATEFUL:
+            getattr(self, name).load_state_dict(state[name])
+        self.seen, self.steps, self.augmentation = state["seen"], state["steps"], state["augmentation"]
+        self.rng.set_state(state["rng"])
+        self.data_rng.bit_generator.state = state["data_rng"]
+
+
+STATEFUL = ("generator", "discriminator", "ema", "optimizer_g", "optimizer_d")
+
+
+def default_plan(resolution: int = 128, **changes: Any) -> TrainingPlan:
+    """The plan of the demo model: 1.4 M parameters, truncation centre and styles of 128 values."""
+    config = StyleGAN2Config(
+        resolution=resolution, z_dim=128, w_dim=128, mapping_layers=4, channel_base=4096, channel_max=128
+    )
+    return dataclasses.replace(TrainingPlan(config), **changes)
