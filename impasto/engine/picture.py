@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Protocol
 
 from impasto.export.bundle import Manifest
-
-NoiseMode = Literal["const", "random", "none"]
-NOISE_MODES: tuple[NoiseMode, ...] = ("const", "random", "none")
-MAX_SEED = 2**32 - 1
-
-Floats = NDArray[np.float32]
+from impasto.generation import MAX_SEED as MAX_SEED
+from impasto.generation import NOISE_MODES as NOISE_MODES
+from impasto.generation import NoiseMode as NoiseMode
+from impasto.generation import check_seed as check_seed
+from impasto.images.pixels import Bytes, to_float, to_uint8
+from impasto.images.pixels import Floats as Floats
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,20 +48,21 @@ class Pixels:
 
     __slots__ = ("_float", "_uint8")
 
-    def __init__(self, *, chw: Floats | None = None, hwc: NDArray[np.uint8] | None = None) -> None:
+    def __init__(self, *, chw: Floats | None = None, hwc: Bytes | None = None) -> None:
         self._float = chw
         self._uint8 = hwc
 
     @property
-    def array(self) -> NDArray[np.uint8]:
+    def is_uint8(self) -> bool:
+        """Whether `array` is there already, without work."""
+        return self._uint8 is not None
+
+    @property
+    def array(self) -> Bytes:
         """uint8 [H, W, 3], C-contiguous: clamp(127.5·x + 128, 0, 255), rounded towards zero; NaN becomes 0."""
         if self._uint8 is None:
             assert self._float is not None
-            scaled = np.multiply(self._float, np.float32(127.5))
-            scaled += np.float32(128.0)
-            np.clip(scaled, 0.0, 255.0, out=scaled)
-            np.nan_to_num(scaled, copy=False, nan=0.0)
-            self._uint8 = np.ascontiguousarray(scaled.astype(np.uint8).transpose(1, 2, 0))
+            self._uint8 = to_uint8(self._float)
         return self._uint8
 
     @property
@@ -72,8 +70,7 @@ class Pixels:
         """float32 [3, H, W], nominally in [-1, 1], not clamped."""
         if self._float is None:
             assert self._uint8 is not None
-            chw = self._uint8.transpose(2, 0, 1).astype(np.float32)
-            self._float = np.ascontiguousarray((chw - np.float32(128.0)) / np.float32(127.5))
+            self._float = to_float(self._uint8)
         return self._float
 
 
@@ -81,6 +78,7 @@ class Engine(Protocol):
     """A model on a device. `run` may be called from several threads at once; the rest before or after."""
 
     manifest: Manifest
+    digest: str
     backend: str
     device: str
     buckets: tuple[int, ...]

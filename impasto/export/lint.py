@@ -1,0 +1,85 @@
+"""The rules that every exported graph keeps, so that any runtime can run it in any batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import onnx
+from onnx import TensorProto
+
+MAX_IR_VERSION = 10
+MAX_OPSET = 20
+RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
+CONTROL_FLOW = {"If", "Loop", "Scan"}
+CONVOLUTIONS = {"Conv", "ConvTranspose"}
+STANDARD_DOMAINS = {"", "ai.onnx"}
+WIDE_TYPES = {TensorProto.DOUBLE, TensorProto.COMPLEX64, TensorProto.COMPLEX128}
+
+
+@dataclasses.dataclass(frozen=True)
+class Violation:
+    """A broken rule and the node, input, output or initializer that breaks it."""
+
+    rule: str
+    where: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.rule}"
+
+
+def violations(model: onnx.ModelProto) -> list[Violation]:
+    """All broken rules of a graph; none for one that may be published."""
+    return [*_versions(model), *_interface(model.graph), *_nodes(model.graph), *_initializers(model.graph)]
+
+
+def _versions(model: onnx.ModelProto) -> Iterator[Violation]:
+    if model.ir_version > MAX_IR_VERSION:
+        yield Violation(f"IR version at most {MAX_IR_VERSION}, found {model.ir_version}", "model")
+    for opset in model.opset_import:
+        if opset.domain not in STANDARD_DOMAINS:
+            yield Violation(f"standard operators only, found domain {opset.domain!r}", "model")
+        elif opset.version > MAX_OPSET:
+            yield Violation(f"opset at most {MAX_OPSET}, found {opset.version}", "model")
+    for function in model.functions:
+        yield Violation("no local functions", f"function {function.name}")
+
+
+def _interface(graph: onnx.GraphProto) -> Iterator[Violation]:
+    constants = {tensor.name for tensor in graph.initializer}
+    for kind, values in (("input", graph.input), ("output", graph.output)):
+        for value in values:
+            if value.name in constants:
+                continue
+            where = f"{kind} {value.name}"
+            dims = value.type.tensor_type.shape.dim
+            if not dims or not dims[0].dim_param:
+                yield Violation("the first dimension is the batch, and free", where)
+            if any(not dim.HasField("dim_value") for dim in dims[1:]):
+                yield Violation("every dimension but the batch is fixed", where)
+            if value.type.tensor_type.elem_type != TensorProto.FLOAT:
+                yield Violation("inputs and outputs are float32", where)
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[Violation]:
+    constants = {tensor.name for tensor in graph.initializer}
+    constants |= {node.output[0] for node in graph.node if node.op_type == "Constant"}
+    for node in graph.node:
+        where = f"node {node.name or node.output[0]} ({node.op_type})"
+        if node.domain not in STANDARD_DOMAINS:
+            yield Violation(f"standard operators only, found domain {node.domain!r}", where)
+        if node.op_type in RANDOM:
+            yield Violation("no random operator; noise is an input", where)
+        if node.op_type in CONTROL_FLOW:
+            yield Violation("no control flow", where)
+        if node.op_type in CONVOLUTIONS and node.input[1] not in constants:
+            yield Violation("convolution weights are constant", where)
+
+
+def _initializers(graph: onnx.GraphProto) -> Iterator[Violation]:
+    for tensor in graph.initializer:
+        where = f"initializer {tensor.name}"
+        if tensor.data_location == TensorProto.EXTERNAL:
+            yield Violation("weights are inside the graph", where)
+        if tensor.data_type in WIDE_TYPES:
+            yield Violation("no float64 and no complex numbers", where)

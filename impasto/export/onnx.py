@@ -1,0 +1,74 @@
+"""From a torch module to an ONNX graph whose every input and output has a free batch as its first dimension."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from impasto.errors import ExportError
+from impasto.export.lint import MAX_IR_VERSION, MAX_OPSET, violations
+
+
+def export_graph(
+    module: nn.Module, example: Sequence[Tensor], inputs: Sequence[str], output: str, path: Path
+) -> onnx.ModelProto:
+    """Export `module` to `path` and return the graph. ExportError names each rule of the linter that it breaks.
+
+    `example` gives shapes (batch of two or more, so that no dimension looks constant); `inputs` and `output` name
+    the graph's tensors.
+    """
+    batch = torch.export.Dim.DYNAMIC
+    with torch.no_grad(), _quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(example),
+            dynamo=True,
+            dynamic_shapes=tuple({0: batch} for _ in example),
+            input_names=list(inputs),
+            output_names=[output],
+            opset_version=MAX_OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    model.ir_version = MAX_IR_VERSION
+    _forget_the_source(model)
+    onnx.checker.check_model(model, full_check=True)
+    if broken := violations(model):
+        raise ExportError(f"{path.name}: " + "; ".join(str(violation) for violation in broken))
+    path.write_bytes(model.SerializeToString())
+    return model
+
+
+def _forget_the_source(model: onnx.ModelProto) -> None:
+    """Drop stack traces and scopes: they hold paths of the exporting machine and weigh as much as a small model."""
+    model.doc_string = ""
+    del model.metadata_props[:]
+    graph = model.graph
+    graph.doc_string = ""
+    del graph.metadata_props[:]
+    for item in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        item.doc_string = ""
+        del item.metadata_props[:]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's notes on missing optional packages and deprecations off the user's screen."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
