@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Self
 
 
 class ImpastoError(Exception):
     """Base of all errors that Impasto raises on purpose."""
+
+    @classmethod
+    def received(cls, message: str) -> Self:
+        """The error as a server told it, its message as it stands."""
+        error = cls.__new__(cls)
+        Exception.__init__(error, message)
+        return error
 
 
 class InvalidRequest(ImpastoError):
     """A field of a request is out of range: names the field, what was found and what is allowed."""
 
     def __init__(self, field: str, found: object, allowed: str) -> None:
-        self.field = field
         super().__init__(f"{field}: found {_shortened(found)}; allowed is {allowed}")
+
+    @property
+    def field(self) -> str:
+        """The field's name."""
+        return str(self).partition(":")[0]
 
 
 class ModelNotFound(ImpastoError):

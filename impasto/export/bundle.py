@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -19,12 +20,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from impasto.errors import BundleError, ModelNotFound
+from impasto.errors import BundleError, InvalidRequest, ModelNotFound
 
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 ZOO = Path(__file__).parent.parent / "zoo"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+VERSION_PATTERN = r"^[0-9]{1,9}$"
 
 
 class _Strict(BaseModel):
@@ -60,7 +62,7 @@ class Manifest(_Strict):
 
     format: Literal[1] = 1
     name: str = Field(pattern=NAME_PATTERN)
-    version: str = Field(pattern=r"^[0-9]{1,9}$")
+    version: str = Field(pattern=VERSION_PATTERN)
     family: str
     config: dict[str, Any]
     width: int
@@ -116,6 +118,10 @@ def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
 @contextmanager
 def new_bundle(models: Path, name: str, version: str) -> Iterator[Path]:
     """A temporary folder that becomes `models`/NAME/VERSION when the block ends well; on an error nothing stays."""
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise InvalidRequest("name", name, "1 to 100 letters, digits, dots, dashes and underscores, the first no sign")
+    if not re.fullmatch(VERSION_PATTERN, version):
+        raise InvalidRequest("version", version, "1 to 9 digits")
     target = models / name / version
     if target.exists():
         raise BundleError(f"{target}: there is a bundle already; choose another name or version, or remove it")

@@ -96,12 +96,19 @@ class Trainer:
         if saved:
             self._restore(saved)
 
-    def run(self, report: Callable[[Progress], None] = lambda progress: None) -> None:
-        """Train to the end, calling `report` a few times a minute; write sheets, states and at last the weights."""
+    def run(
+        self,
+        report: Callable[[Progress], None] = lambda progress: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Train to the end, calling `report` a few times a minute; write sheets, states and at last the weights.
+
+        Once `stop` is true the state is saved after the step under way, and that is all.
+        """
         last_save = last_report = time.monotonic()
         reported = self.seen
         losses: list[tuple[float, float, float]] = []
-        while self.seen < self.plan.pictures:
+        while self.seen < self.plan.pictures and not stop():
             if (resolution := self.plan.stage(self.seen)) != self.resolution:
                 self._grow(resolution)
             losses.append(self._step())
@@ -120,6 +127,8 @@ class Trainer:
                 self._save()
                 last_save = now
         self._save()
+        if self.seen < self.plan.pictures:
+            return
         self.sheet().save(self.out / "sheet_final.png")
         self.write_weights()
 

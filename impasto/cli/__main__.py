@@ -1,0 +1,3 @@
+from impasto.cli import app
+
+app(prog_name="impasto")

@@ -1,0 +1,133 @@
+"""`impasto import`, `impasto export` and `impasto models`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from impasto.cli.terminal import Json, Models, console, print_json, print_table, stages
+
+if TYPE_CHECKING:
+    from impasto.export.bundle import Manifest
+
+SHORT_DIGEST = 12
+Destination = Annotated[
+    Path, typer.Option("--models", help="Model directory to write to.", envvar="IMPASTO_MODELS", metavar="DIR")
+]
+
+
+PRECISIONS = ("fp32",)
+
+
+def import_checkpoint(
+    checkpoint: Annotated[Path, typer.Argument(help="StyleGAN2 .pkl (official), .pt (rosinality) or .safetensors.")],
+    name: Annotated[str, typer.Option(help="Name of the model.")],
+    models: Destination,
+    version: Annotated[str, typer.Option(help="Its version, in digits.")] = "1",
+    licence: Annotated[str, typer.Option(help="Its licence, which the bundle's manifest tells.")] = "unknown",
+) -> None:
+    """Turn a checkpoint into a bundle: weights, graphs, parity with torch, manifest. Runs no code from the file."""
+    with stages(f"import {checkpoint.name}") as report:
+        report("reading")
+        from impasto.export.bundle import sha256_of
+        from impasto.export.publish import publish_stylegan2
+        from impasto.generators.checkpoints import read_checkpoint
+
+        read = read_checkpoint(checkpoint)
+        provenance = {
+            "file": checkpoint.name,
+            "sha256": sha256_of(checkpoint),
+            "source": read.source,
+            "details": read.details,
+        }
+        path = publish_stylegan2(
+            read.config,
+            read.tensors,
+            name,
+            models,
+            version=version,
+            licence=licence,
+            provenance=provenance,
+            report=report,
+        )
+    typer.echo(path)
+    console().print(f"try it: impasto generate {name} --models {models}")
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="A model's name.")],
+    models: Destination,
+    precision: Annotated[str, typer.Option(help=f"Of the graphs: {', '.join(PRECISIONS)}.")] = PRECISIONS[0],
+    tensorrt: Annotated[bool, typer.Option("--tensorrt", help="Not in this version.")] = False,
+    model_version: Annotated[str, typer.Option(help="Version of the model; the highest unless given.")] = "",
+) -> None:
+    """Make a model's graphs anew from its weights, as the next free version."""
+    from impasto.errors import InvalidRequest
+
+    if precision not in PRECISIONS:
+        raise InvalidRequest("precision", precision, f"{', '.join(PRECISIONS)} in this version")
+    if tensorrt:
+        raise InvalidRequest(
+            "tensorrt", "a request for a plan", f"ONNX graphs in {', '.join(PRECISIONS)} in this version"
+        )
+    with stages(f"export {model}") as report:
+        report("reading")
+        from impasto.export.bundle import find_bundle, model_directories, open_bundle
+        from impasto.export.publish import export_again
+
+        bundle = open_bundle(find_bundle(model, model_directories(models), model_version))
+        path = export_again(bundle, models, report)
+    typer.echo(path)
+
+
+def list_models(models: Models = None, as_json: Json = False) -> None:
+    """List the models there are, where, and what runs them."""
+    from impasto.export.bundle import list_bundles, model_directories
+
+    rows = [
+        _row(name, version, path)
+        for name, versions in list_bundles(model_directories(models)).items()
+        for version, path in versions.items()
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    columns = ("name", "version", "family", "size", "digest", "backends", "licence", "path")
+    print_table(columns, [_cells(row) for row in rows])
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    if "error" in row:
+        return [row["name"], row["version"], row["error"]]
+    size = f"{row['width']}×{row['height']}"
+    digest, backends = row["digest"][:SHORT_DIGEST], ",".join(row["backends"]) or "-"
+    return [row["name"], row["version"], row["family"], size, digest, backends, row["licence"], row["path"]]
+
+
+def _row(name: str, version: str, path: Path) -> dict[str, Any]:
+    from impasto.errors import BundleError
+    from impasto.export.bundle import open_bundle
+
+    row: dict[str, Any] = {"name": name, "version": version, "path": str(path)}
+    try:
+        manifest = open_bundle(path, verify=False).manifest
+    except BundleError as error:
+        return row | {"error": str(error)}
+    return row | {
+        "family": manifest.family,
+        "width": manifest.width,
+        "height": manifest.height,
+        "digest": manifest.digest,
+        "backends": _backends(manifest),
+        "buckets": list(manifest.buckets),
+        "licence": manifest.licence,
+    }
+
+
+def _backends(manifest: Manifest) -> list[str]:
+    """The backends that find what they need in the bundle."""
+    graphs = any(file.endswith(".onnx") for file in manifest.files)
+    weights = any(file.endswith(".safetensors") for file in manifest.files)
+    return ["onnxruntime"] * graphs + ["torch"] * weights

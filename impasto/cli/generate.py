@@ -1,0 +1,177 @@
+"""`impasto generate`."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from impasto.cli.output import Format, Output, parse_output
+from impasto.cli.terminal import Backend, Device, Json, Models, Threads, console, print_json
+
+if TYPE_CHECKING:
+    from impasto.client import Tls
+    from impasto.events import Done, Event
+    from impasto.generation import Parameters
+
+MAX_SEEDS = 100_000
+
+
+class Noise(enum.StrEnum):
+    """Noise modes."""
+
+    const = "const"
+    random = "random"
+    none = "none"
+
+
+def generate(
+    model: Annotated[str, typer.Argument(help="A model's name, or the folder of a bundle.")],
+    seed: Annotated[int | None, typer.Option(help="Seed of the first picture; 0 unless given.")] = None,
+    count: Annotated[int, typer.Option(min=1, max=MAX_SEEDS, help="That many pictures, of consecutive seeds.")] = 1,
+    seeds: Annotated[str | None, typer.Option(metavar="LIST", help="Seeds and ranges: 1,2,5-9.")] = None,
+    psi: Annotated[float | None, typer.Option(help="Truncation: 1 none, 0 the average picture.")] = None,
+    cutoff: Annotated[int | None, typer.Option(help="Truncate only that many first layers.")] = None,
+    noise: Annotated[Noise | None, typer.Option(help="Noise maps: stored, from the seed, or none.")] = None,
+    label: Annotated[int | None, typer.Option(help="Class index of a conditional model.")] = None,
+    mix: Annotated[
+        str | None, typer.Option(metavar="SEED:FIRST-LAST", help="The styles of some layers from another seed.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR|FILE", help="Where to write; here unless given, or a sheet only.")
+    ] = None,
+    sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all on one contact sheet.")] = None,
+    format: Annotated[Format | None, typer.Option(help="Format of the files; FILE's, else png.")] = None,
+    quality: Annotated[int, typer.Option(min=0, max=100, help="JPEG and WebP; 0: 95 and 90; 100: lossless WebP.")] = 0,
+    server: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Ask a server; else in this process.")] = None,
+    ca: Annotated[Path | None, typer.Option(metavar="PEM", help="TLS: who signed the server.")] = None,
+    cert: Annotated[Path | None, typer.Option(metavar="PEM", help="TLS: the client's certificate.")] = None,
+    key: Annotated[Path | None, typer.Option(metavar="PEM", help="TLS: the client's key.")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds that the server has.")] = None,
+    priority: Annotated[int, typer.Option(min=0, help="At the server: 1 the most urgent, 0 its default.")] = 0,
+    model_version: Annotated[str, typer.Option(help="Version of the model; the highest unless given.")] = "",
+    models: Models = None,
+    backend: Backend = None,
+    device: Device = "cpu",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Make pictures and write them to files, with model, seed and parameters in each one's metadata."""
+    listed = parse_seeds(seed, count, seeds)
+    output = parse_output(out, sheet, format, quality, len(listed))
+    parameters: Parameters = {
+        "seeds": listed,
+        "psi": psi,
+        "psi_cutoff": cutoff,
+        "noise_mode": None if noise is None else noise.value,
+        "label": label,
+        "style_mix": None if mix is None else parse_mix(mix),
+        "format": "float32" if output.format is Format.float32 else "uint8",
+    }
+
+    def from_server(address: str) -> Iterator[Event]:
+        from impasto.client import Client
+
+        with Client(address, tls=_tls(ca, cert, key), timeout=timeout) as client:
+            yield from client.generate_stream(model, version=model_version, priority=priority, **parameters)
+
+    def in_process() -> Iterator[Event]:
+        from impasto.engine.generator import load
+
+        with load(
+            model, models=models, version=model_version, backend=backend, device=device, threads=threads
+        ) as generator:
+            yield from generator.generate_stream(**parameters)
+
+    _write(from_server(server) if server else in_process(), output, len(listed), as_json)
+
+
+def parse_seeds(seed: int | None, count: int, seeds: str | None) -> list[int]:
+    """The options --seed and --count, or --seeds. BadParameter if both or neither can be read."""
+    if seeds is None:
+        first = 0 if seed is None else seed
+        return list(range(first, first + count))
+    if seed is not None or count != 1:
+        raise typer.BadParameter("--seeds goes with neither --seed nor --count")
+    listed: list[int] = []
+    for part in seeds.split(","):
+        found = re.fullmatch(r"\s*(\d{1,10})\s*(?:-\s*(\d{1,10})\s*)?", part)
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if last < first:
+            raise typer.BadParameter(f"--seeds: found {part!r}; allowed are seeds and ranges such as 1,2,5-9")
+        if len(listed) + last - first >= MAX_SEEDS:
+            raise typer.BadParameter(f"--seeds: found more than {MAX_SEEDS} seeds")
+        listed += range(first, last + 1)
+    return listed
+
+
+def parse_mix(mix: str) -> tuple[int, int, int]:
+    """The option --mix: seed, first and last layer."""
+    found = re.fullmatch(r"(\d+):(\d+)-(\d+)", mix)
+    if not found:
+        raise typer.BadParameter(f"--mix: found {mix!r}; allowed is SEED:FIRST-LAST such as 7:0-3")
+    return int(found[1]), int(found[2]), int(found[3])
+
+
+def _tls(ca: Path | None, cert: Path | None, key: Path | None) -> Tls | None:
+    if ca is None and cert is None and key is None:
+        return None
+    from impasto.client import Tls
+
+    return Tls(ca, cert, key)
+
+
+def _write(events: Iterator[Event], output: Output, count: int, as_json: bool) -> None:
+    """Save each picture as it is done, then tell where they are and how long it took."""
+    from rich.progress import MofNCompleteColumn, Progress
+
+    from impasto.events import Done, Finished, Queued
+
+    began = time.monotonic()
+    for_sheet = {}
+    saved: dict[int, tuple[int | None, Path | None]] = {}
+    timing = Done(0.0, 0.0, 0.0, ())
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    terminal = console()
+    with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
+        task = progress.add_task("pictures", total=count)
+        for event in events:
+            match event:
+                case Queued(position) if position:
+                    progress.update(task, description=f"behind {position} in the queue")
+                case Finished(index, picture):
+                    saved[index] = picture.seed, output.save(picture)
+                    if output.sheet:
+                        for_sheet[index] = picture
+                    progress.update(task, description="pictures", advance=1)
+                case Done():
+                    timing = event
+        sheet = output.save_sheet([for_sheet[index] for index in sorted(for_sheet)])
+    seconds = time.monotonic() - began
+    files = [(seed, path) for _, (seed, path) in sorted(saved.items())]
+    if as_json:
+        print_json(
+            {
+                "pictures": [{"seed": seed, "path": path and str(path)} for seed, path in files],
+                "sheet": sheet and str(sheet),
+                "seconds": seconds,
+                "timing": dataclasses.asdict(timing),
+            }
+        )
+        return
+    for path in [path for _, path in files if path] + ([sheet] if sheet else []):
+        typer.echo(path)
+    terminal.print(_summary(len(files), seconds, timing))
+
+
+def _summary(count: int, seconds: float, timing: Done) -> str:
+    sizes = ", ".join(f"{rows} in batches of {size}" for size, rows in sorted(Counter(timing.batch_sizes).items()))
+    stages = f"queue {timing.queue_ms:.1f} ms, execute {timing.execute_ms:.1f} ms, encode {timing.encode_ms:.1f} ms"
+    return f"{count} pictures in {seconds:.2f} s ({sizes}; slowest: {stages})"

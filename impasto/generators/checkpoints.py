@@ -1,0 +1,119 @@
+"""Read foreign StyleGAN2 checkpoints: which kind a file is, is told by its content and not by its name.
+
+Nothing in a file is imported or run, and nothing in it can make reading cost much more than its size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from impasto.errors import CheckpointError
+from impasto.generators.foreign.official_pickle import choose_network, read_official
+from impasto.generators.foreign.official_stylegan2 import official_config
+from impasto.generators.foreign.plain_values import Budget, shown
+from impasto.generators.foreign.rosinality import MEAN_DRAWS, choose_state, estimate_mean, rosinality_sources
+from impasto.generators.foreign.stylegan2_tensors import check_agreement, infer_config, stated_config, take_tensors
+from impasto.generators.foreign.torch_archive import is_legacy, read_legacy, read_zip
+from impasto.generators.stylegan2_config import StyleGAN2Config
+
+MAX_BYTES = 4 * 2**30
+
+Source = Literal["stylegan2-ada-pytorch pickle", "rosinality", "impasto safetensors"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A generator as it was read: `tensors` is the state dict of StyleGAN2(config), float32; `source` the kind of file.
+
+    `details` says where things come from: which network of the file, whose class, how w_avg was found.
+    """
+
+    family: Literal["stylegan2"]
+    config: StyleGAN2Config
+    tensors: dict[str, Tensor]
+    source: Source
+    details: dict[str, Any]
+
+
+def read_checkpoint(path: Path, *, maximum_bytes: int = MAX_BYTES) -> Checkpoint:
+    """Read a StyleGAN2 generator; CheckpointError names what was found if the file is none, or is damaged.
+
+    Taken are the pickles of stylegan2-ada-pytorch and stylegan3 (StyleGAN2 configs), rosinality's `.pt` in both forms
+    of torch.save, and our own safetensors.
+    """
+    try:
+        return _read(_content(path, maximum_bytes))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot read it: {error.strerror}") from error
+
+
+def _content(path: Path, maximum_bytes: int) -> bytes:
+    if path.exists() and not path.is_file():
+        raise CheckpointError("found a folder or a device; a checkpoint is a file")
+    if (size := path.stat().st_size) > maximum_bytes:
+        raise CheckpointError(f"found {size} bytes; allowed are {maximum_bytes}")
+    return path.read_bytes()
+
+
+def _read(data: bytes) -> Checkpoint:
+    budget = Budget(encoded_bytes=len(data))
+    if not data:
+        raise CheckpointError("found an empty file")
+    if data[8:9] == b"{" and int.from_bytes(data[:8], "little") < len(data):
+        return _own(data)
+    if data.startswith(b"PK"):
+        return _rosinality(read_zip(data, budget), len(data))
+    if is_legacy(data):
+        return _rosinality(read_legacy(memoryview(data), budget), len(data))
+    if data[0] == pickle.PROTO[0]:
+        return _official(read_official(memoryview(data), budget), len(data))
+    raise CheckpointError(
+        f"found a file that starts with {data[:8]!r}; allowed are pickles, torch files and safetensors"
+    )
+
+
+def _official(value: object, file_bytes: int) -> Checkpoint:
+    name, network = choose_network(value)
+    sources = network.tensors()
+    config, repository = official_config(network, sources)
+    tensors = take_tensors(config, sources, file_bytes)
+    details = {"network": name, "repository": repository}
+    return Checkpoint("stylegan2", config, tensors, "stylegan2-ada-pytorch pickle", details)
+
+
+def _rosinality(value: object, file_bytes: int) -> Checkpoint:
+    state, latent_avg = choose_state(value)
+    sources = rosinality_sources(state, latent_avg)
+    config = infer_config(sources)
+    tensors = take_tensors(config, sources, file_bytes)
+    if latent_avg is None:
+        tensors["mapping.w_avg"] = estimate_mean(config, tensors)
+    mean = "latent_avg" if latent_avg is not None else f"the mean of {MEAN_DRAWS} draws"
+    details = {"network": "g_ema", "w_avg": mean}
+    return Checkpoint("stylegan2", config, tensors, "rosinality", details)
+
+
+def _own(data: bytes) -> Checkpoint:
+    try:
+        sources = safetensors.torch.load(data)
+        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
+        stated = json.loads(metadata.get("config", "null"))
+    except (safetensors.SafetensorError, ValueError, KeyError, RecursionError) as error:
+        raise CheckpointError(f"found a damaged safetensors file: {error}") from error
+    if metadata.get("family") != "stylegan2" or not isinstance(stated, dict):
+        found = shown(metadata.get("family"))
+        raise CheckpointError(f"found safetensors of the family {found}; allowed is 'stylegan2', with its config")
+    config = stated_config(stated)
+    check_agreement(config, infer_config(sources))
+    tensors = take_tensors(config, sources, len(data))
+    return Checkpoint("stylegan2", config, tensors, "impasto safetensors", {})

@@ -1,0 +1,161 @@
+"""Between gRPC and the services: routes calls, and maps Impasto's errors to gRPC status in one place."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, cast
+
+import grpc
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import DecodeError, Message
+
+from impasto.errors import (
+    BackendUnavailable,
+    BundleError,
+    Cancelled,
+    DeadlineExceeded,
+    ImpastoError,
+    InternalError,
+    InvalidRequest,
+    ModelNotFound,
+    QueueFull,
+    Unavailable,
+)
+from impasto.server.faults import internal_error
+from impasto.server.metrics import UNKNOWN, Metrics
+
+Behaviour = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]
+Handlers = Mapping[str, "grpc.RpcMethodHandler[Any, Any]"]
+
+RETRY_AFTER = "retry-after-ms"
+"""Key of the trailing metadata that holds the retry delay, whole milliseconds in decimal."""
+MAX_DETAILS = 1000
+"""Characters of a status message: it travels in a header, which has a limit."""
+_STATUS: dict[type[ImpastoError], grpc.StatusCode] = {
+    InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    ModelNotFound: grpc.StatusCode.NOT_FOUND,
+    QueueFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Unavailable: grpc.StatusCode.UNAVAILABLE,
+    BackendUnavailable: grpc.StatusCode.FAILED_PRECONDITION,
+    BundleError: grpc.StatusCode.FAILED_PRECONDITION,
+    Cancelled: grpc.StatusCode.CANCELLED,
+    InternalError: grpc.StatusCode.INTERNAL,
+}
+_MODEL_FIELDS = ("model", "model_name", "name")
+
+
+class Router(grpc.GenericRpcHandler):
+    """Finds a call's handler in one dictionary. The generated add_..._to_server functions take it for a server.
+
+    A server waits for each method that is registered with it on its own: every one makes every call a bit slower.
+    """
+
+    def __init__(self) -> None:
+        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        return self._handlers.get(handler_call_details.method)
+
+    def add(self, add_to_server: Callable[..., None], servicer: object) -> None:
+        """Register a servicer with its generated add_..._to_server."""
+        add_to_server(servicer, self)
+
+    def add_generic_rpc_handlers(self, handlers: object) -> None:
+        """Nothing: the same handlers come through add_registered_method_handlers."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Handlers) -> None:
+        self._handlers.update({f"/{service}/{method}": handler for method, handler in handlers.items()})
+
+
+class Guard:
+    """Takes services for a router, as the router does, and guards their methods.
+
+    Impasto's errors become their status, with the retry delay in the trailing metadata; any other becomes INTERNAL with
+    an id. Calls are counted by model, method and status, and those in flight. A method takes one request, and writes
+    a stream of replies with `context.write`.
+    """
+
+    def __init__(self, router: Router, metrics: Metrics, is_model: Callable[[str], bool]) -> None:
+        self.in_flight = 0
+        self._router = router
+        self._metrics = metrics
+        self._is_model = is_model
+        self._emptied: asyncio.Future[None] | None = None
+
+    def add(self, add_to_server: Callable[..., None], servicer: object) -> None:
+        """Register a servicer with its generated add_..._to_server."""
+        add_to_server(servicer, self)
+
+    def add_generic_rpc_handlers(self, handlers: object) -> None:
+        """Nothing: see Router."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Handlers) -> None:
+        guarded = {method: self._guarded(method, handler) for method, handler in handlers.items()}
+        self._router.add_registered_method_handlers(service, guarded)
+
+    async def empty(self) -> None:
+        """Return when no call is in flight."""
+        while self.in_flight:
+            self._emptied = asyncio.get_running_loop().create_future()
+            await self._emptied
+
+    def _guarded(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+        behaviour = cast(Behaviour, handler.unary_stream if handler.response_streaming else handler.unary_unary)
+        parse = cast(Callable[[bytes], Message], handler.request_deserializer)
+
+        async def call(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            self.in_flight += 1
+            model, status = "", grpc.StatusCode.OK
+            try:
+                request = _parse(parse, data)
+                model = self._model_of(request)
+                return await behaviour(request, context)
+            except asyncio.CancelledError:
+                status = grpc.StatusCode.CANCELLED
+                raise
+            except Exception as error:
+                shown = error if isinstance(error, tuple(_STATUS)) else internal_error(method, error)
+                status = next(code for kind, code in _STATUS.items() if isinstance(shown, kind))
+                self._metrics.rejected(model, type(shown).__name__)
+                await context.abort(status, str(shown)[:MAX_DETAILS], _retry_after(shown))
+            finally:
+                self._metrics.answered(model, method, status.name)
+                self._leave()
+
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(call, None, handler.response_serializer)
+        return grpc.unary_unary_rpc_method_handler(call, None, handler.response_serializer)
+
+    def _model_of(self, request: Message) -> str:
+        field = _model_field(request.DESCRIPTOR)
+        if field is None:
+            return ""
+        name: str = getattr(request, field)
+        return name if self._is_model(name) else UNKNOWN
+
+    def _leave(self) -> None:
+        self.in_flight -= 1
+        if not self.in_flight and self._emptied and not self._emptied.done():
+            self._emptied.set_result(None)
+
+
+@functools.cache
+def _model_field(message: Descriptor) -> str | None:
+    return next((name for name in _MODEL_FIELDS if name in message.fields_by_name), None)
+
+
+def _parse(deserialize: Callable[[bytes], Message], data: bytes) -> Message:
+    try:
+        return deserialize(data)
+    except DecodeError as error:
+        raise InvalidRequest("request", f"{len(data)} bytes", f"a serialised message ({error})") from error
+
+
+def _retry_after(error: Exception) -> tuple[tuple[str, str], ...]:
+    if isinstance(error, QueueFull | Unavailable):
+        return ((RETRY_AFTER, str(math.ceil(error.retry_after * 1000))),)
+    return ()

@@ -1,0 +1,244 @@
+"""A loaded model: its engine, the queue before it and the threads that run it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from queue import SimpleQueue
+from typing import Any
+
+from impasto.engine.picture import Engine, PictureRequest, Pixels
+from impasto.errors import Cancelled, DeadlineExceeded, ImpastoError, Unavailable
+from impasto.scheduling import Batch, BatchPolicy, DynamicBatcher
+from impasto.server.encoding import Encoder
+from impasto.server.faults import internal_error
+from impasto.server.job import Job, Made, Row
+from impasto.server.metrics import ModelMetrics
+from impasto.server.statistics import Statistics
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A batch that an instance has run: from when to when, and the pixels and metadata of its rows, or the error."""
+
+    batch: Batch[Row]
+    started: float
+    ended: float
+    results: list[tuple[Pixels, dict[str, Any]]] | Exception
+
+
+class LoadedModel:
+    """Takes requests for pictures and gives the pictures. Everything but the engine's work is for the event loop.
+
+    An instance is a thread that runs one batch at a time. Batches form in the queue: an idle instance takes what waits
+    at once, or after the policy's queue delay. While two batches an instance wait to be encoded no further one starts,
+    so that a slow encoding fills the queue, which has a limit, and not the memory.
+    """
+
+    def __init__(self, engine: Engine, policy: BatchPolicy, *, encoders: Executor, metrics: ModelMetrics) -> None:
+        self.engine = engine
+        self.name = engine.manifest.name
+        self.version = engine.manifest.version
+        self.statistics = Statistics()
+        self.in_flight = 0
+        self._accepting = True
+        self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
+        self._batcher: DynamicBatcher[Row] = DynamicBatcher(policy, time.monotonic)
+        self._batches: SimpleQueue[Batch[Row] | None] = SimpleQueue()
+        self._idle = policy.instances
+        self._encoders = encoders
+        self._encoding = 0
+        self._max_encoding = 2 * engine.buckets[-1] * policy.instances
+        self._pump_due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._settled: asyncio.Future[None] | None = None
+        names = (f"{self.name}-{self.version}-{index}" for index in range(policy.instances))
+        self._threads = [threading.Thread(target=self._work, name=name, daemon=True) for name in names]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def queue_length(self) -> int:
+        """Pictures that wait for a batch."""
+        return len(self._batcher)
+
+    def submit(
+        self,
+        requests: Sequence[PictureRequest],
+        *,
+        priority: int = 0,
+        deadline: float | None = None,
+        encoder: Encoder | None = None,
+    ) -> Job:
+        """Put the pictures of a request into the queue, all or none; use the job in a `with` block at once.
+
+        `priority` 1 is the most urgent, 0 the default; `deadline` is of time.monotonic(). InvalidRequest, QueueFull,
+        DeadlineExceeded (past, or cannot be met), or Unavailable while the model is being unloaded.
+        """
+        if not self._accepting:
+            raise Unavailable(f"model {self.name} version {self.version} is being unloaded")
+        for request in requests:
+            self.engine.check(request)
+        job = Job(requests, encoder, self._close_job)
+        job.tickets = self._batcher.submit(job.rows, priority=priority, deadline=deadline)
+        self.in_flight += 1
+        self._pump_soon()
+        return job
+
+    async def make(
+        self, requests: Sequence[PictureRequest], *, priority: int = 0, deadline: float | None = None
+    ) -> list[Made]:
+        """The pictures of a request, in its order; errors as `submit`. Cancelling the task frees what still waits."""
+        with self.submit(requests, priority=priority, deadline=deadline) as job:
+            return await job.all()
+
+    def position(self, job: Job) -> int:
+        """Pictures that run before the job's first one."""
+        return self._batcher.position(job.tickets[0])
+
+    def estimated_wait(self, job: Job) -> float:
+        """Seconds until the job's first picture is likely to run."""
+        return self._batcher.estimated_wait(job.tickets[0])
+
+    async def finish(self) -> None:
+        """Refuse new requests, make what was accepted, then free the engine. Call it once."""
+        self._accepting = False
+        self._settled = self._loop.create_future()
+        self._pump()
+        await self._settled
+        for _ in self._threads:
+            self._batches.put(None)
+        await asyncio.to_thread(self._free)
+
+    def abort(self) -> None:
+        """Refuse new requests, and fail those that wait."""
+        self._accepting = False
+        for ticket in self._batcher.close():
+            ticket.payload.job.fail(Unavailable("the server has stopped"))
+        self._pump()
+
+    def _close_job(self, job: Job) -> None:
+        self.in_flight -= 1
+        seconds = time.monotonic() - job.submitted
+        if job.complete:
+            self.statistics.succeeded(
+                len(job.rows), total=seconds, queue=job.queue_seconds, execute=job.execute_seconds
+            )
+            return
+        self.statistics.failed(seconds)
+        for ticket in job.tickets:
+            self._batcher.cancel(ticket)
+        self._pump_soon()
+
+    def _pump_soon(self) -> None:
+        # Requests that arrive in the same turn of the loop share a batch.
+        if not self._pump_due:
+            self._pump_due = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        """Start the batches that can start, and answer those whose time is over."""
+        self._pump_due = False
+        for ticket in self._batcher.expire():
+            ticket.payload.job.fail(DeadlineExceeded("deadline: it has passed in the queue, or cannot be met any more"))
+        while self._has_room() and (batch := self._batcher.take()):
+            self._idle -= 1
+            self._batches.put(batch)
+        if len(self._batcher):
+            self._set_timer()
+        elif self._settled and self._idle == len(self._threads) and not self._settled.done():
+            self._settled.set_result(None)
+
+    def _has_room(self) -> bool:
+        return self._idle > 0 and self._encoding < self._max_encoding
+
+    def _set_timer(self) -> None:
+        wake = self._batcher.wake_at() if self._has_room() else self._batcher.expires_at()
+        if wake is None or (self._timer and self._timer.when() <= wake):
+            return
+        if self._timer:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(wake, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._pump()
+
+    def _work(self) -> None:
+        """What an instance's thread does."""
+        while batch := self._batches.get():
+            started = time.monotonic()
+            results: list[tuple[Pixels, dict[str, Any]]] | Exception
+            try:
+                requests = [ticket.payload.request for ticket in batch.tickets]
+                pixels = self.engine.run(requests)
+                ended = time.monotonic()
+                results = list(zip(pixels, map(self.engine.describe, requests), strict=True))
+            except Exception as error:
+                ended = time.monotonic()
+                results = error
+            self._loop.call_soon_threadsafe(self._ran, Run(batch, started, ended, results))
+
+    def _ran(self, run: Run) -> None:
+        self._idle += 1
+        batch, seconds = run.batch, run.ended - run.started
+        self._batcher.record(batch.bucket, seconds)
+        self._pump()
+        if isinstance(run.results, Exception):
+            fault = internal_error(f"a batch of {len(batch.tickets)} on model {self.name}", run.results)
+            for ticket in batch.tickets:
+                ticket.payload.job.fail(fault)
+            return
+        size = len(batch.tickets)
+        self._metrics.execute_seconds.observe(seconds)
+        self._metrics.batch_rows.observe(size)
+        self._metrics.padding_rows.inc(batch.bucket - size)
+        self.statistics.executed(size, seconds)
+        for ticket, (pixels, metadata) in zip(batch.tickets, run.results, strict=True):
+            queued = run.started - ticket.submitted
+            self._metrics.queue_seconds.observe(queued)
+            row = ticket.payload
+            data = row.job.encoder.ready(pixels) if row.job.encoder else None
+            self._deliver(row, Made(pixels, metadata, queued, seconds, size, data))
+
+    def _deliver(self, row: Row, made: Made) -> None:
+        job = row.job
+        if job.encoder is None or made.data is not None:
+            job.deliver(row.index, made)
+        elif job.open:
+            self._encoding += 1
+            self._encoders.submit(self._encode, job.encoder, row, made)
+
+    def _encode(self, encoder: Encoder, row: Row, made: Made) -> None:
+        """What an encoding thread does."""
+        result: Made | Exception
+        try:
+            if not row.job.open:
+                raise Cancelled("the caller is gone")
+            started = time.monotonic()
+            data = encoder.encode(made.pixels, made.metadata)
+            result = replace(made, data=data, encode_seconds=time.monotonic() - started)
+        except Exception as error:
+            result = error
+        self._loop.call_soon_threadsafe(self._encoded, row, result)
+
+    def _encoded(self, row: Row, result: Made | Exception) -> None:
+        self._encoding -= 1
+        self._pump_soon()
+        if isinstance(result, Made):
+            self._metrics.encode_seconds.observe(result.encode_seconds)
+            row.job.deliver(row.index, result)
+        elif isinstance(result, ImpastoError):
+            row.job.fail(result)
+        else:
+            row.job.fail(internal_error(f"encoding a picture of model {self.name}", result))
+
+    def _free(self) -> None:
+        for thread in self._threads:
+            thread.join()
+        self.engine.close()

@@ -1,0 +1,174 @@
+"""A server: its services on their addresses, from the start to the end of the drain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from pathlib import Path
+from typing import Self
+from wsgiref.simple_server import WSGIServer
+
+import grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from prometheus_client import start_http_server
+
+from impasto.api.impasto.v1 import models_pb2_grpc
+from impasto.errors import InvalidRequest
+from impasto.server import generation, health, inference, models
+from impasto.server.config import MEBIBYTE, ServerConfig, Tls
+from impasto.server.generation import GenerationService
+from impasto.server.health import Health
+from impasto.server.host import ModelHost
+from impasto.server.inference import InferenceService
+from impasto.server.interceptor import Guard, Router
+from impasto.server.metrics import Metrics
+from impasto.server.models import ModelService
+
+log = logging.getLogger(__name__)
+
+FLUSH_SECONDS = 5.0
+"""How long the last replies may take to leave once every call is answered; health watchers end with it."""
+ABORT_SECONDS = 0.5
+"""How long aborted calls may take to leave."""
+
+
+class Server:
+    """`async with Server(config) as server:` listens, loads the models, and serves; leaving it drains and stops."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.config = config
+        self.metrics = Metrics()
+        self.host = ModelHost(config, self.metrics)
+        self.address = ""
+        self.metrics_address = ""
+        router = Router()
+        self._guard = Guard(router, self.metrics, self.host.is_loaded)
+        GenerationService(self.host, config.limits).add_to(self._guard)
+        self._guard.add(models_pb2_grpc.add_ModelServiceServicer_to_server, ModelService(self.host))
+        InferenceService(self.host, config).add_to(self._guard)
+        services = [generation.SERVICE, models.SERVICE, inference.SERVICE]
+        self._health = Health(services)
+        self._health.add_to(router)
+        reflected = [*services, health.SERVICE, reflection.SERVICE_NAME]
+        reflector = reflection.aio.ReflectionServicer(reflected)
+        router.add(reflection_pb2_grpc.add_ServerReflectionServicer_to_server, reflector)
+        options = [
+            ("grpc.max_receive_message_length", config.limits.receive_mib * MEBIBYTE),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.so_reuseport", 0),
+        ]
+        self._grpc = grpc.aio.server(handlers=[router], options=options)
+        self._exporter: WSGIServer | None = None
+        self._hurried = asyncio.Event()
+
+    async def start(self) -> None:
+        """Listen, then load the models; health says SERVING when this returns.
+
+        InvalidRequest if an address or a TLS file cannot be used, and what loading a model raises.
+        """
+        await self._health.not_serving()
+        self.address = self._bind()
+        await self._grpc.start()
+        if self.config.metrics_listen:
+            self._exporter = _export(self.metrics, self.config.metrics_listen)
+            self.metrics_address = f"{_host_of(self.config.metrics_listen)}:{self._exporter.server_port}"
+        await self.host.load_all()
+        await self._health.serving()
+
+    async def stop(self) -> None:
+        """Refuse new calls, finish those accepted within the grace time, abort the rest, and free everything."""
+        await self._health.not_serving()
+        self.host.draining = True
+        await self._drain()
+        if self._guard.in_flight:
+            log.warning("%d calls are aborted", self._guard.in_flight)
+            self.host.abort()
+        await self._grpc.stop(ABORT_SECONDS if self._guard.in_flight else FLUSH_SECONDS)
+        if self._exporter:
+            await asyncio.to_thread(self._exporter.shutdown)
+            self._exporter.server_close()
+        if not self._hurried.is_set():
+            await self.host.close()
+
+    def hurry(self) -> None:
+        """Make a stop that has begun abort what is left."""
+        self._hurried.set()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.stop()
+
+    async def _drain(self) -> None:
+        ends = [asyncio.ensure_future(wait) for wait in (self._guard.empty(), self._hurried.wait())]
+        await asyncio.wait(ends, timeout=self.config.drain_grace_s, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
+
+    def _bind(self) -> str:
+        listen, tls = self.config.listen, self.config.tls
+        try:
+            port = (
+                self._grpc.add_secure_port(listen, _credentials(tls)) if tls else self._grpc.add_insecure_port(listen)
+            )
+        except RuntimeError as error:
+            raise InvalidRequest("listen", listen, f"an address of this machine that is free ({error})") from error
+        return f"{_host_of(listen)}:{port}"
+
+
+async def serve(config: ServerConfig) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal aborts what is left."""
+    server = Server(config)
+    signalled = asyncio.Event()
+
+    def on_signal() -> None:
+        if signalled.is_set():
+            server.hurry()
+        signalled.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    stopping = asyncio.ensure_future(signalled.wait())
+    async with server:
+        log.info("serving on %s", server.address)
+        await stopping
+        log.info("draining for at most %g s", config.drain_grace_s)
+
+
+def run(config: ServerConfig) -> None:
+    """Serve until a signal; blocks."""
+    asyncio.run(serve(config))
+
+
+def _export(metrics: Metrics, listen: str) -> WSGIServer:
+    host, _, port = listen.rpartition(":")
+    try:
+        exporter, _ = start_http_server(int(port), host, metrics.registry)
+    except OSError as error:
+        raise InvalidRequest("metrics_listen", listen, f"an address of this machine that is free ({error})") from error
+    return exporter
+
+
+def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    pair = (_pem("tls.key", tls.key), _pem("tls.cert", tls.cert))
+    client_ca = _pem("tls.client_ca", tls.client_ca) if tls.client_ca else None
+    return grpc.ssl_server_credentials([pair], client_ca, require_client_auth=client_ca is not None)
+
+
+def _pem(field: str, file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise InvalidRequest(field, str(file), f"a readable PEM file ({error.strerror})") from error
+
+
+def _host_of(listen: str) -> str:
+    return listen.rpartition(":")[0]

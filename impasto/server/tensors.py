@@ -1,0 +1,185 @@
+"""The tensors of the Open Inference Protocol: numpy arrays out of a request, a reply out of pictures.
+
+All are row-major and little-endian. What a model takes and gives is in its manifest; a tensor that differs is refused
+with a line that names it, what was found and what is allowed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from impasto.api.inference.grpc_service_pb2 import ModelInferRequest, ModelInferResponse
+from impasto.engine.picture import Pixels
+from impasto.errors import InvalidRequest
+from impasto.export.bundle import TensorSpec
+from impasto.server.config import MEBIBYTE, Limits
+from impasto.server.encoding import RAW_FLOAT32, RAW_UINT8, Data, Encoder
+from impasto.server.wire import Parts, bytes_field
+
+InputTensor = ModelInferRequest.InferInputTensor
+
+RAW_OUTPUT_CONTENTS = ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER
+DEFAULT_OUTPUT = "image"
+PIXELS: Mapping[str, Callable[[Pixels], Data]] = {
+    "image": lambda pixels: pixels.array.data,
+    "image_float": lambda pixels: np.ascontiguousarray(pixels.image_float, dtype="<f4").data,
+}
+
+
+@dataclass(frozen=True)
+class Datatype:
+    """How a datatype's elements lie in raw contents, and which field of InferTensorContents holds them."""
+
+    raw: np.dtype[Any]
+    contents: str
+
+
+DATATYPES: Mapping[str, Datatype] = {
+    "FP32": Datatype(np.dtype("<f4"), "fp32_contents"),
+    "INT64": Datatype(np.dtype("<i8"), "int64_contents"),
+    "UINT8": Datatype(np.dtype("u1"), "uint_contents"),
+}
+
+
+def read_inputs(request: ModelInferRequest, specs: Sequence[TensorSpec], limit: int) -> dict[str, NDArray[Any]]:
+    """The request's tensors by name, in their specs' shapes with the same N, 1 to `limit`, and without NaN.
+
+    InvalidRequest for an unknown or repeated name, a wrong datatype or shape, contents of another size, raw and typed
+    contents together, differing N, or a value that is not finite.
+    """
+    known = {spec.name: spec for spec in specs}
+    contents = _raw_contents(request)
+    arrays: dict[str, NDArray[Any]] = {}
+    for index, tensor in enumerate(request.inputs):
+        if tensor.name not in known:
+            raise InvalidRequest(f"inputs[{index}].name", tensor.name, _one_of(known))
+        if tensor.name in arrays:
+            raise InvalidRequest("inputs", f"{tensor.name} twice", "each tensor once")
+        spec = known[tensor.name]
+        shape = _checked_shape(tensor, spec, limit)
+        values = _from_raw(contents[index], spec, shape) if contents else _from_typed(tensor, spec, shape)
+        _check_finite(spec.name, values)
+        arrays[spec.name] = values
+    _check_same_rows(arrays)
+    return arrays
+
+
+def requested_outputs(request: ModelInferRequest, specs: Sequence[TensorSpec]) -> list[TensorSpec]:
+    """What the caller wants, in its order; `image` where it names none."""
+    known = {spec.name: spec for spec in specs}
+    if not request.outputs:
+        return [known[DEFAULT_OUTPUT]]
+    wanted: list[TensorSpec] = []
+    for index, output in enumerate(request.outputs):
+        if output.name not in known:
+            raise InvalidRequest(f"outputs[{index}].name", output.name, _one_of(known))
+        if known[output.name] in wanted:
+            raise InvalidRequest("outputs", f"{output.name} twice", "each tensor once")
+        _check_no_parameters(f"outputs.{output.name}.parameters", output.parameters)
+        wanted.append(known[output.name])
+    return wanted
+
+
+def check_reply_size(outputs: Sequence[TensorSpec], pictures: int, limits: Limits) -> None:
+    """Raise InvalidRequest if the reply would be larger than the server sends."""
+    size = sum(math.prod(spec.shape[1:]) * DATATYPES[spec.dtype].raw.itemsize for spec in outputs)
+    allowed = limits.send_mib * MEBIBYTE // size
+    if pictures > allowed:
+        raise InvalidRequest("inputs", f"N = {pictures}", f"N of at most {allowed} with these outputs")
+
+
+def encoder_of(outputs: Sequence[TensorSpec]) -> Encoder:
+    """Prepares the pixels for `reply_parts`, off the event loop; pixels keep what was made of them."""
+    return RAW_UINT8 if any(spec.name == DEFAULT_OUTPUT for spec in outputs) else RAW_FLOAT32
+
+
+def reply_parts(header: ModelInferResponse, outputs: Sequence[TensorSpec], pictures: Sequence[Pixels]) -> Parts:
+    """The response: the header with its outputs, then each output's pictures as raw contents."""
+    contents: Parts = []
+    for spec in outputs:
+        header.outputs.add(name=spec.name, datatype=spec.dtype, shape=[len(pictures), *spec.shape[1:]])
+        contents += bytes_field(RAW_OUTPUT_CONTENTS, *map(PIXELS[spec.name], pictures))
+    return [header.SerializeToString(), *contents]
+
+
+def _raw_contents(request: ModelInferRequest) -> Sequence[bytes]:
+    """One entry an input, or none where the inputs have typed contents."""
+    raw = request.raw_input_contents
+    if not raw:
+        return ()
+    for tensor in request.inputs:
+        if tensor.HasField("contents"):
+            raise InvalidRequest(
+                "raw_input_contents", f"contents in {tensor.name} too", "one of the two for all inputs"
+            )
+    if len(raw) != len(request.inputs):
+        raise InvalidRequest("raw_input_contents", f"{len(raw)} entries", f"one an input, {len(request.inputs)}")
+    return raw
+
+
+def _checked_shape(tensor: InputTensor, spec: TensorSpec, limit: int) -> tuple[int, ...]:
+    """The tensor's shape as its spec writes it; [N] stands for [N, 1]."""
+    field = f"inputs.{spec.name}"
+    _check_no_parameters(f"{field}.parameters", tensor.parameters)
+    if tensor.datatype != spec.dtype:
+        raise InvalidRequest(f"{field}.datatype", tensor.datatype, spec.dtype)
+    shape = tuple(tensor.shape)
+    row = spec.shape[1:]
+    if row == (1,) and len(shape) == 1:
+        shape = (*shape, 1)
+    if len(shape) != len(spec.shape) or shape[1:] != row or not 1 <= shape[0] <= limit:
+        written = ", ".join(map(str, ("N", *row)))
+        raise InvalidRequest(f"{field}.shape", list(tensor.shape), f"[{written}] with N from 1 to {limit}")
+    return shape
+
+
+def _from_raw(content: bytes, spec: TensorSpec, shape: tuple[int, ...]) -> NDArray[Any]:
+    dtype = DATATYPES[spec.dtype].raw
+    size = math.prod(shape) * dtype.itemsize
+    if len(content) != size:
+        allowed = f"{size} bytes for {spec.dtype} {list(shape)}"
+        raise InvalidRequest(f"inputs.{spec.name}", f"{len(content)} bytes of raw contents", allowed)
+    return np.frombuffer(content, dtype).reshape(shape)
+
+
+def _from_typed(tensor: InputTensor, spec: TensorSpec, shape: tuple[int, ...]) -> NDArray[Any]:
+    datatype = DATATYPES[spec.dtype]
+    field = f"inputs.{spec.name}.contents"
+    filled = [descriptor.name for descriptor, _ in tensor.contents.ListFields()]
+    if filled != [datatype.contents]:
+        raise InvalidRequest(field, ", ".join(filled) or "none", f"{datatype.contents}, or raw_input_contents")
+    values = getattr(tensor.contents, datatype.contents)
+    if len(values) != math.prod(shape):
+        raise InvalidRequest(field, f"{len(values)} values", f"{math.prod(shape)} values for {list(shape)}")
+    return np.fromiter(values, datatype.raw, len(values)).reshape(shape)
+
+
+def _check_finite(name: str, values: NDArray[Any]) -> None:
+    wrong = np.flatnonzero(~np.isfinite(values))
+    if len(wrong):
+        index = np.unravel_index(wrong[0], values.shape)
+        where = "".join(f"[{i}]" for i in index)
+        raise InvalidRequest(f"inputs.{name}{where}", float(values[index]), "a finite number")
+
+
+def _check_same_rows(arrays: Mapping[str, NDArray[Any]]) -> None:
+    rows = {name: len(array) for name, array in arrays.items()}
+    first = next(iter(rows), "")
+    for name, count in rows.items():
+        if count != rows[first]:
+            raise InvalidRequest(f"inputs.{name}.shape", f"N = {count}", f"N = {rows[first]} as in inputs.{first}")
+
+
+def _check_no_parameters(field: str, parameters: Mapping[str, Any]) -> None:
+    if parameters:
+        raise InvalidRequest(field, ", ".join(sorted(parameters)), "none: shared memory and classes are not served")
+
+
+def _one_of(names: Iterable[str]) -> str:
+    return f"one of {', '.join(names)}"

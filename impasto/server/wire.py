@@ -1,0 +1,54 @@
+"""Replies put together by hand, so that a large picture is copied once, into the reply.
+
+A protobuf message is its fields one after the other, in any order; one of bytes or of a message is a tag, the length
+as a varint, and the content. So a picture's data can follow its other fields, which protobuf serialises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from impasto.api.impasto.v1 import generation_pb2 as pb
+from impasto.server.config import MEBIBYTE
+from impasto.server.encoding import Data, size_of
+
+Parts = list[Data]
+"""Buffers that are serialised fields when they are joined."""
+LARGE = MEBIBYTE
+"""Bytes from which a reply is put together on another thread; copying so much would hold up the event loop."""
+
+
+async def join(parts: Parts) -> bytes:
+    """The serialised message."""
+    if sum(map(size_of, parts)) < LARGE:
+        return b"".join(parts)
+    return await asyncio.to_thread(b"".join, parts)
+
+
+def bytes_field(number: int, *content: Data) -> Parts:
+    """A field of bytes, or a nested message, whose content is these buffers."""
+    length = sum(map(size_of, content))
+    return [bytes((*_varint(number << 3 | 2), *_varint(length))), *content]
+
+
+def response_parts(pictures: Iterable[tuple[pb.Picture, Data]], timing: pb.Timing) -> Parts:
+    """A GenerateResponse."""
+    parts: Parts = [pb.GenerateResponse(timing=timing).SerializeToString()]
+    for picture, data in pictures:
+        content = (picture.SerializeToString(), *bytes_field(pb.Picture.DATA_FIELD_NUMBER, data))
+        parts += bytes_field(pb.GenerateResponse.PICTURES_FIELD_NUMBER, *content)
+    return parts
+
+
+def chunk_event(chunk: pb.ImageChunk, data: Data) -> bytes:
+    """A GenerateEvent with a part of a picture."""
+    content = (chunk.SerializeToString(), *bytes_field(pb.ImageChunk.DATA_FIELD_NUMBER, data))
+    return b"".join(bytes_field(pb.GenerateEvent.CHUNK_FIELD_NUMBER, *content))
+
+
+def _varint(value: int) -> Iterable[int]:
+    while value > 0x7F:
+        yield value & 0x7F | 0x80
+        value >>= 7
+    yield value
