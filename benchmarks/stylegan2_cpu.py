@@ -85,7 +85,9 @@ def _measure(case: Case, bundle: Bundle, runs: int) -> dict[str, Any]:
 
     difference = float(np.abs(fast() - textbook()).max())
     if difference > TOLERANCE:
-        raise SystemExit(f"{case}: the pictures differ by {difference:.3g}; allowed is {TOLERANCE:g}. No time is taken.")
+        raise SystemExit(
+            f"{case}: the pictures differ by {difference:.3g}; allowed is {TOLERANCE:g}. No time is taken."
+        )
     seconds = interleaved({"onnxruntime": fast, "textbook": textbook}, runs)
     fast_ms, textbook_ms = (median(seconds[name]) / case.batch * 1e3 for name in ("onnxruntime", "textbook"))
     return {

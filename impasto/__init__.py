@@ -42,7 +42,12 @@ def __getattr__(name: str) -> Any:
         return _version()
     if name not in _HOMES:
         raise AttributeError(f"module 'impasto' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    try:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        raise errors.BackendUnavailable(
+            f"impasto.{name} needs {error.name}; remedy: pip install 'impasto[cpu]'"
+        ) from error
 
 
 def _version() -> str:

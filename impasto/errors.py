@@ -74,7 +74,7 @@ class ExportError(ImpastoError):
 
 
 class BackendUnavailable(ImpastoError):
-    """The backend or device asked for is not there; says what is missing and the remedy. Nothing falls back silently."""
+    """The backend or device asked for is not there; says what is missing and the remedy."""
 
 
 class InternalError(ImpastoError):

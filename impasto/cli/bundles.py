@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
 SHORT_DIGEST = 12
 Destination = Annotated[
-    Path, typer.Option("--models", help="Model directory to write to.", envvar="IMPASTO_MODELS", metavar="DIR")
+    Path | None,
+    typer.Option(
+        "--models",
+        help="Model directory to write to.",
+        show_default="$IMPASTO_MODELS, else the user's data folder",
+        metavar="DIR",
+    ),
 ]
 
 
@@ -24,14 +30,16 @@ PRECISIONS = ("fp32",)
 def import_checkpoint(
     checkpoint: Annotated[Path, typer.Argument(help="StyleGAN2 .pkl (official), .pt (rosinality) or .safetensors.")],
     name: Annotated[str, typer.Option(help="Name of the model.")],
-    models: Destination,
+    models: Destination = None,
     version: Annotated[str, typer.Option(help="Its version, in digits.")] = "1",
     licence: Annotated[str, typer.Option(help="Its licence, which the bundle's manifest tells.")] = "unknown",
 ) -> None:
     """Turn a checkpoint into a bundle: weights, graphs, parity with torch, manifest. Runs no code from the file."""
     with stages(f"import {checkpoint.name}") as report:
         report("reading")
-        from impasto.export.bundle import sha256_of
+        import torch  # noqa: F401  (first: what lacks it lacks the extra `torch`, which brings all that is needed)
+
+        from impasto.export.bundle import own_models, sha256_of
         from impasto.export.publish import publish_stylegan2
         from impasto.generators.checkpoints import read_checkpoint
 
@@ -46,21 +54,20 @@ def import_checkpoint(
             read.config,
             read.tensors,
             name,
-            models,
+            own_models(models),
             version=version,
             licence=licence,
             provenance=provenance,
             report=report,
         )
     typer.echo(path)
-    console().print(f"try it: impasto generate {name} --models {models}")
+    console().print(f"try it: impasto generate {name}" + (f" --models {models}" if models else ""))
 
 
 def export(
     model: Annotated[str, typer.Argument(help="A model's name.")],
-    models: Destination,
+    models: Destination = None,
     precision: Annotated[str, typer.Option(help=f"Of the graphs: {', '.join(PRECISIONS)}.")] = PRECISIONS[0],
-    tensorrt: Annotated[bool, typer.Option("--tensorrt", help="Not in this version.")] = False,
     model_version: Annotated[str, typer.Option(help="Version of the model; the highest unless given.")] = "",
 ) -> None:
     """Make a model's graphs anew from its weights, as the next free version."""
@@ -68,17 +75,15 @@ def export(
 
     if precision not in PRECISIONS:
         raise InvalidRequest("precision", precision, f"{', '.join(PRECISIONS)} in this version")
-    if tensorrt:
-        raise InvalidRequest(
-            "tensorrt", "a request for a plan", f"ONNX graphs in {', '.join(PRECISIONS)} in this version"
-        )
     with stages(f"export {model}") as report:
         report("reading")
-        from impasto.export.bundle import find_bundle, model_directories, open_bundle
+        import torch  # noqa: F401  (as above)
+
+        from impasto.export.bundle import find_bundle, model_directories, open_bundle, own_models
         from impasto.export.publish import export_again
 
         bundle = open_bundle(find_bundle(model, model_directories(models), model_version))
-        path = export_again(bundle, models, report)
+        path = export_again(bundle, own_models(models), report)
     typer.echo(path)
 
 

@@ -174,4 +174,5 @@ def _write(events: Iterator[Event], output: Output, count: int, as_json: bool) -
 def _summary(count: int, seconds: float, timing: Done) -> str:
     sizes = ", ".join(f"{rows} in batches of {size}" for size, rows in sorted(Counter(timing.batch_sizes).items()))
     stages = f"queue {timing.queue_ms:.1f} ms, execute {timing.execute_ms:.1f} ms, encode {timing.encode_ms:.1f} ms"
-    return f"{count} pictures in {seconds:.2f} s ({sizes}; slowest: {stages})"
+    pictures = "1 picture" if count == 1 else f"{count} pictures"
+    return f"{pictures} in {seconds:.2f} s ({sizes}; slowest: {stages})"

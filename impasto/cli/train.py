@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,29 +35,38 @@ def stylegan2(
         tuple[int, int] | None,
         typer.Option(metavar="MIN MAX", help="Sides of a crop in a picture's pixels; 1.75 and 3.5 times --resolution."),
     ] = None,
+    grow_from: Annotated[int, typer.Option(help="Resolution to begin at; doubles until --resolution.")] = 32,
+    grow_pictures: Annotated[int, typer.Option(min=1, help="Pictures seen at each lower resolution.")] = 24_000,
+    r1_gamma: Annotated[
+        float | None, typer.Option(min=0, help="Weight of R1; 0.0002·resolution²/batch.", show_default=False)
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the run.")] = 0,
     device: Device = "cpu",
     threads: Threads = None,
 ) -> None:
     """Train StyleGAN2 on crops of pictures. Ctrl-C saves; the same command goes on from there."""
-    trainer = _prepare(data, out, resolution, pictures, batch, crop, seed, device, threads)
+    options: dict[str, Any] = {
+        "grow_from": grow_from,
+        "grow_pictures": grow_pictures,
+        "r1_gamma": r1_gamma,
+        "seed": seed,
+    }
+    options |= {"pictures": pictures, "batch": batch, "crop": crop or (resolution * 7 // 4, resolution * 7 // 2)}
+    trainer = _prepare(data, out, resolution, options, device, threads)
     terminal = console()
     _run(trainer)
     if trainer.seen < pictures:
         terminal.print(f"saved at {trainer.seen} of {pictures} pictures; the same command goes on from there")
         raise typer.Exit(130)
     typer.echo(out / "weights.safetensors")
-    terminal.print(f"next: impasto import {out / 'weights.safetensors'} --name NAME --models DIR")
+    terminal.print(f"next: impasto import {out / 'weights.safetensors'} --name NAME")
 
 
 def _prepare(
     data: Path,
     out: Path,
     resolution: int,
-    pictures: int,
-    batch: int,
-    crop: tuple[int, int] | None,
-    seed: int,
+    options: dict[str, Any],
     device: str,
     threads: int | None,
 ) -> Trainer:
@@ -73,9 +82,8 @@ def _prepare(
             torch.set_num_threads(threads)
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise BackendUnavailable(f"device: found {device!r}; torch {torch.__version__} finds no such device here")
-        sides = crop or (resolution * 7 // 4, resolution * 7 // 2)
         try:
-            plan = default_plan(resolution, pictures=pictures, batch=batch, crop=sides, seed=seed)
+            plan = default_plan(resolution, **options)
             found, skipped = read_pictures(data)
             for line in skipped:
                 console().print(f"left out {line}", markup=False)
@@ -83,11 +91,6 @@ def _prepare(
         except ValueError as error:
             # The configuration, the pictures and the crops name the field that does not fit.
             raise ImpastoError(str(error)) from error
-        except RuntimeError as error:
-            if not (out / "state.pt").exists():
-                raise
-            reason = str(error).splitlines()[0]
-            raise ImpastoError(f"out: {out / 'state.pt'} is the state of another run ({reason})") from error
 
 
 def _run(trainer: Trainer) -> None:

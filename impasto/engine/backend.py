@@ -15,7 +15,13 @@ Feeds = Mapping[str, Floats]
 
 
 class Backend(Protocol):
-    """Runs graphs on rows. A row's result does not depend on the other rows."""
+    """Runs graphs on rows. A row's result does not depend on the other rows.
+
+    `batches` are the numbers of rows that run in ways of their own: what to warm up and to compare.
+    """
+
+    @property
+    def batches(self) -> tuple[int, ...]: ...
 
     def run(self, graph: str, feeds: Feeds) -> Floats:
         """Run `graph` ("mapping", "synthesis") on arrays whose first dimension is the row; any number of rows."""

@@ -91,16 +91,18 @@ def load(
     device: str = "cpu",
     threads: int | None = None,
 ) -> Generator:
-    """Open a model by its name, or a bundle by the path of its folder (NAME/VERSION).
+    """Open a model by its name, or a bundle by the path of its folder (NAME/VERSION), and warm it up.
 
-    Names are looked up in `models`, else in $IMPASTO_MODELS, and in the zoo inside the package; the highest version
-    unless one is named. `backend`, `device` and `threads` as in `impasto.engine.registry.open_engine`. ModelNotFound
-    lists the models there are; BundleError, BackendUnavailable.
+    Names are looked up in `models`, else in $IMPASTO_MODELS, else in the user's data folder, and in the zoo inside
+    the package; the highest version unless one is named. `backend`, `device` and `threads` as in
+    `impasto.engine.registry.open_engine`. ModelNotFound lists the models there are; BundleError, BackendUnavailable.
     """
     path = Path(name_or_path)
     if not (path / MANIFEST).is_file():
         path = find_bundle(str(name_or_path), model_directories(Path(models) if models else None), version)
-    return Generator(open_engine(open_bundle(path), backend=backend, device=device, threads=threads))
+    engine = open_engine(open_bundle(path), backend=backend, device=device, threads=threads)
+    engine.warm_up()
+    return Generator(engine)
 
 
 def _requests(wanted: Generation) -> list[PictureRequest]:

@@ -38,6 +38,11 @@ class OnnxRuntimeBackend:
             self._single = {graph: _session(path, provider, 1) for graph, path in paths.items()}
             self._pool = ThreadPoolExecutor(cores, thread_name_prefix="impasto-row")
 
+    @property
+    def batches(self) -> tuple[int, ...]:
+        # On a CPU every number of rows above one runs as two do.
+        return (1, 2) if self._on_cpu else self._buckets
+
     def run(self, graph: str, feeds: Feeds) -> Floats:
         if not self._on_cpu:
             return in_buckets(lambda batch: _run(self._whole[graph], batch), feeds, self._buckets)

@@ -64,7 +64,8 @@ class StyleGAN2Engine:
     def describe(self, request: PictureRequest) -> dict[str, Any]:
         parameters: dict[str, Any] = {"noise_mode": self._noise_mode(request)}
         if request.ws is None:
-            parameters["psi"] = self._psi(request)
+            # The shortest number that is this float32: the same text whether it came as 0.7 or over the wire.
+            parameters["psi"] = float(str(np.float32(self._psi(request))))
             if request.cutoff is not None:
                 parameters["psi_cutoff"] = request.cutoff
         if self.config.c_dim:
@@ -85,15 +86,14 @@ class StyleGAN2Engine:
         return [Pixels(chw=picture) for picture in pictures]
 
     def warm_up(self) -> None:
-        """Run every bucket, and hold each to the bytes of its rows alone; where one differs, rows run one at a time."""
-        alone: dict[int, Pixels] = {}
-        for bucket in self.buckets:
-            requests = [PictureRequest(seed=seed) for seed in range(bucket)]
+        """Run every batch size and hold it to the bytes of its rows alone; where one differs, rows run alone."""
+        for batch in self._backend.batches:
+            requests = [PictureRequest(seed=seed) for seed in range(batch)]
             together = self.run(requests)
-            for row in {0, bucket - 1}:
-                alone[row] = alone.get(row) or self.run([requests[row]])[0]
-                if not np.array_equal(together[row].image_float, alone[row].image_float, equal_nan=True):
-                    log.warning("%s: bucket %d changes a row's bytes; running rows one at a time", self.manifest.name, bucket)
+            for row in {0, batch - 1}:
+                (alone,) = self.run([requests[row]])
+                if together[row].image_float.tobytes() != alone.image_float.tobytes():
+                    log.warning("%s: a batch of %d changes a row's bytes; rows run alone", self.manifest.name, batch)
                     return self._backend.one_at_a_time()
 
     def close(self) -> None:
@@ -171,7 +171,7 @@ class StyleGAN2Engine:
 
 
 def _latent(seed: int, z_dim: int) -> Floats:
-    return np.random.RandomState(seed).randn(1, z_dim)[0].astype(np.float32)
+    return np.asarray(np.random.RandomState(seed).randn(1, z_dim)[0], np.float32)
 
 
 def _check_values(field: str, values: Floats | None, shape: tuple[int, ...]) -> None:

@@ -31,6 +31,10 @@ class TorchBackend:
             "synthesis": FrozenSynthesis(generator.synthesis).to(self._device),
         }
 
+    @property
+    def batches(self) -> tuple[int, ...]:
+        return self._buckets
+
     def run(self, graph: str, feeds: Feeds) -> Floats:
         return in_buckets(lambda batch: self._run(graph, batch), feeds, self._buckets)
 

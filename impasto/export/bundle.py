@@ -58,7 +58,7 @@ class Parity(_Strict):
 
 
 class Manifest(_Strict):
-    """What a bundle is. `config` holds the hyperparameters of its family; `defaults` the request's default parameters."""
+    """What a bundle is. `config` holds its family's hyperparameters, `defaults` the parameters of a request."""
 
     format: Literal[1] = 1
     name: str = Field(pattern=NAME_PATTERN)
@@ -93,7 +93,7 @@ class Bundle:
 
 
 def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
-    """Read a bundle's manifest and, unless told otherwise, check every file's size and sha256. BundleError if broken."""
+    """Read a bundle's manifest and check every file's size and, with `verify`, sha256. BundleError if broken."""
     try:
         manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
     except OSError as error:
@@ -119,7 +119,7 @@ def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
 def new_bundle(models: Path, name: str, version: str) -> Iterator[Path]:
     """A temporary folder that becomes `models`/NAME/VERSION when the block ends well; on an error nothing stays."""
     if not re.fullmatch(NAME_PATTERN, name):
-        raise InvalidRequest("name", name, "1 to 100 letters, digits, dots, dashes and underscores, the first no sign")
+        raise InvalidRequest("name", name, "a letter or digit, then up to 99 of letters, digits, and . _ -")
     if not re.fullmatch(VERSION_PATTERN, version):
         raise InvalidRequest("version", version, "1 to 9 digits")
     target = models / name / version
@@ -131,7 +131,7 @@ def new_bundle(models: Path, name: str, version: str) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o755)
         target.parent.mkdir(exist_ok=True)
-        os.rename(temporary, target)
+        temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -148,10 +148,19 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     return manifest
 
 
+def own_models(models: Path | None = None) -> Path:
+    """Where a user's models are: the directory given, else $IMPASTO_MODELS, else one in the user's data folder."""
+    if models:
+        return models
+    if chosen := os.environ.get("IMPASTO_MODELS"):
+        return Path(chosen)
+    data = os.environ.get("XDG_DATA_HOME")
+    return (Path(data) if data else Path.home() / ".local" / "share") / "impasto" / "models"
+
+
 def model_directories(models: Path | None = None) -> list[Path]:
-    """Where models are looked for: the directory given, else $IMPASTO_MODELS; then the zoo inside the package."""
-    chosen = models or (Path(os.environ["IMPASTO_MODELS"]) if os.environ.get("IMPASTO_MODELS") else None)
-    return [chosen, ZOO] if chosen else [ZOO]
+    """Where models are looked for: the user's (see `own_models`), then the zoo inside the package."""
+    return [own_models(models), ZOO]
 
 
 def list_bundles(directories: Iterable[Path]) -> dict[str, dict[str, Path]]:

@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -55,7 +56,8 @@ def _forget_the_source(model: onnx.ModelProto) -> None:
     graph = model.graph
     graph.doc_string = ""
     del graph.metadata_props[:]
-    for item in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+    items: list[Any] = [*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]
+    for item in items:
         item.doc_string = ""
         del item.metadata_props[:]
 

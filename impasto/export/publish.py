@@ -22,7 +22,6 @@ from impasto.export.bundle import (
     TensorSpec,
     list_bundles,
     new_bundle,
-
     write_manifest,
 )
 from impasto.export.lint import MAX_IR_VERSION, MAX_OPSET
@@ -120,8 +119,6 @@ def load_generator(config: StyleGAN2Config, weights: Path) -> StyleGAN2:
     return generator.eval().requires_grad_(False)
 
 
-
-
 def _export_mapping(generator: StyleGAN2, folder: Path) -> None:
     config = generator.config
     example = [torch.randn(2, config.z_dim), torch.ones(2, config.num_ws)]
@@ -159,14 +156,17 @@ def _measure_parity(generator: StyleGAN2, folder: Path) -> list[Parity]:
 
     def graph(batch: int) -> np.ndarray:
         ws = mapping.run(None, latents(batch))[0]
-        return synthesis.run(None, {"ws": ws, "noise": noise.expand(batch, -1).numpy()})[0]
+        pictures: np.ndarray = synthesis.run(None, {"ws": ws, "noise": noise.expand(batch, -1).numpy()})[0]
+        return pictures
 
     @torch.inference_mode()
     def reference(batch: int) -> np.ndarray:
         feeds = {key: torch.from_numpy(value) for key, value in latents(batch).items()}
         # One row at a time: a batch of large pictures needs more memory than many machines have.
         rows = [
-            generator(feeds["z"][i : i + 1], feeds["c"][i : i + 1] if "c" in feeds else None, feeds["psi"][i : i + 1], noise)
+            generator(
+                feeds["z"][i : i + 1], feeds["c"][i : i + 1] if "c" in feeds else None, feeds["psi"][i : i + 1], noise
+            )
             for i in range(batch)
         ]
         return torch.cat(rows).numpy()

@@ -17,8 +17,9 @@ from impasto.kernels import bias_act, modulated_conv, upfirdn
 
 __all__ = ["Mapping", "StyleGAN2", "StyleGAN2Config", "Synthesis", "normalise", "split_noise", "truncate"]
 
+
 class Linear(nn.Module):
-    """Fully connected layer with equalised learning rate: y = x·(W·lr/√in)ᵀ + b·lr, then leaky ReLU·√2 if `activate`."""
+    """Fully connected, with equalised learning rate: y = x·(W·lr/√in)ᵀ + b·lr, then leaky ReLU·√2 if `activate`."""
 
     def __init__(
         self, in_features: int, out_features: int, *, lr: float = 1.0, bias: float = 0.0, activate: bool = False
@@ -194,13 +195,17 @@ class StyleGAN2(nn.Module):
         self.mapping = Mapping(config)
         self.synthesis = Synthesis(config)
 
-    def forward(self, z: Tensor, c: Tensor | None = None, psi: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+    def forward(
+        self, z: Tensor, c: Tensor | None = None, psi: Tensor | None = None, noise: Tensor | None = None
+    ) -> Tensor:
         """Pictures [N, C, R, R] for z [N, z_dim]; psi [N, num_ws] defaults to 1, noise to the stored maps."""
         if psi is None:
             psi = z.new_ones(z.shape[0], self.config.num_ws)
         if noise is None:
             noise = self.synthesis.constant_noise()[None]
-        return self.synthesis(truncate(self.mapping(z, c), self.mapping.w_avg, psi), noise)
+        ws = truncate(self.mapping(z, c), self.mapping.w_avg, psi)
+        pictures: Tensor = self.synthesis(ws, noise)
+        return pictures
 
 
 def split_noise(noise: Tensor, config: StyleGAN2Config) -> list[Tensor]:

@@ -30,7 +30,9 @@ class StyleGAN2Config:
     def __post_init__(self) -> None:
         levels = math.log2(self.resolution) if self.resolution > 0 else 0.0
         if levels != int(levels) or not 4 <= self.resolution <= MAX_RESOLUTION:
-            raise ValueError(f"resolution: found {self.resolution}; allowed is a power of two from 4 to {MAX_RESOLUTION}")
+            raise ValueError(
+                f"resolution: found {self.resolution}; allowed is a power of two from 4 to {MAX_RESOLUTION}"
+            )
         for name in ("z_dim", "w_dim", "img_channels", "mapping_layers", "channel_base", "channel_max"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: found {getattr(self, name)}; allowed is 1 or more")
@@ -67,4 +69,5 @@ class StyleGAN2Config:
         """Whether the block of this resolution may run in 16 bits: r ≥ max(2^(log2 res + 1 − num_fp16_res), 8)."""
         if self.num_fp16_res == 0:
             return False
-        return resolution >= max(2 ** (int(math.log2(self.resolution)) + 1 - self.num_fp16_res), 8)
+        lowest = math.exp2(math.log2(self.resolution) + 1 - self.num_fp16_res)
+        return resolution >= max(lowest, 8.0)

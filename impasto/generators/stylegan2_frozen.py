@@ -25,7 +25,7 @@ MIN_SIDE_OF_RGB_PRODUCT = 64
 
 
 class FrozenMapping(nn.Module):
-    """z [N, z_dim], psi [N, num_ws], one a layer, and for a conditional generator c [N, c_dim] → ws [N, num_ws, w_dim]."""
+    """z [N, z_dim], psi [N, num_ws], one a layer, and if conditional c [N, c_dim] → ws [N, num_ws, w_dim]."""
 
     def __init__(self, mapping: Mapping):
         super().__init__()
@@ -115,7 +115,7 @@ class FrozenLayer(nn.Module):
         rows = noise.flatten(2)
         rows = torch.cat([rows, torch.ones_like(rows)], dim=1)
         offset = torch.matmul(self.get_buffer("noise_and_bias") / demodulation[:, :, None], rows)
-        h = functional.leaky_relu(x + offset.unflatten(2, x.shape[2:]), bias_act.SLOPE)
+        h = functional.leaky_relu(x + offset.reshape(-1, *x.shape[1:]), bias_act.SLOPE)
         if self.clamp is not None:
             bound = (self.clamp / demodulation)[:, :, None, None]
             h = torch.minimum(torch.maximum(h, -bound), bound)
@@ -140,7 +140,8 @@ class FrozenToRGB(nn.Module):
         weight = self.get_buffer("weight")
         if self.as_product:
             # Three outputs: scaling the weights of each sample is far cheaper than scaling its features.
-            rgb = torch.matmul(weight[:, :, 0, 0] * styles[:, None, :], h.flatten(2)).unflatten(2, h.shape[2:])
+            rgb = torch.matmul(weight[:, :, 0, 0] * styles[:, None, :], h.flatten(2))
+            rgb = rgb.reshape(-1, weight.shape[0], *h.shape[2:])
         else:
             rgb = functional.conv2d(h * styles[:, :, None, None], weight)
         rgb = rgb + self.get_buffer("bias")

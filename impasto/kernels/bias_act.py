@@ -1,6 +1,6 @@
 """Bias, leaky ReLU, gain and clamp: the tail of every StyleGAN2 layer.
 
-    y = clamp(lrelu(x + b, 0.2) * gain, -clamp, +clamp)
+y = clamp(lrelu(x + b, 0.2) * gain, -clamp, +clamp)
 """
 
 from __future__ import annotations

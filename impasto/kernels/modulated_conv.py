@@ -71,7 +71,7 @@ def convolve(x: Tensor, weight: Tensor, up: str | None) -> Tensor:
 
 
 def fold_up_weight(weight: Tensor) -> Tensor:
-    """Fold the binomial filter into weight [O, I, 3, 3]: [4·O, I, 3, 3], output channels ordered (o, phase y, phase x)."""
+    """Fold the binomial filter into weight [O, I, 3, 3]: [4·O, I, 3, 3], outputs ordered (o, phase y, phase x)."""
     axis = _fold_axis(weight)
     folded = torch.einsum("pak,qbl,oikl->opqiab", axis, axis, weight)
     out_channels, in_channels = weight.shape[:2]

@@ -63,7 +63,7 @@ class ServerConfig(_Section):
 
     listen: Address = "127.0.0.1:8001"
     metrics_listen: Address | None = "127.0.0.1:8002"
-    models: tuple[Path, ...] = Field(default=(), description="model directories; none: $IMPASTO_MODELS; then the zoo")
+    models: tuple[Path, ...] = Field(default=(), description="model directories; none: the user's; then the zoo")
     load: tuple[str, ...] | None = Field(default=None, description="models to load at the start; unset: all there are")
     backend: str | None = None
     device: str = "cpu"

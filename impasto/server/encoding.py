@@ -86,4 +86,4 @@ def encoder_for(format: int, quality: int) -> Encoder:
 
 def size_of(data: Data) -> int:
     """Bytes of the data."""
-    return len(data) if isinstance(data, bytes) else data.nbytes
+    return data.nbytes if isinstance(data, memoryview) else len(data)

@@ -57,6 +57,7 @@ class Job:
         self._ready: deque[tuple[int, Made]] = deque()
         self._left = len(self.rows)
         self._error: Exception | None = None
+        self._awaited = 0
         self._waiter: asyncio.Future[None] | None = None
 
     @property
@@ -71,7 +72,8 @@ class Job:
         self.encode_seconds = max(self.encode_seconds, made.encode_seconds)
         self.batch_sizes[index] = made.batch_size
         self._ready.append((index, made))
-        self._wake()
+        if len(self._ready) >= self._awaited:
+            self._wake()
 
     def fail(self, error: Exception) -> None:
         """A picture cannot be made, and so the request fails."""
@@ -80,8 +82,9 @@ class Job:
 
     async def all(self) -> list[Made]:
         """All pictures, in the order of the request."""
-        made = dict([item async for item in self])
-        return [made[index] for index in range(len(self.rows))]
+        await self._until_ready(self._left)
+        self._left = 0
+        return [made for _, made in sorted(self._ready)]
 
     def __aiter__(self) -> Self:
         return self
@@ -89,13 +92,17 @@ class Job:
     async def __anext__(self) -> tuple[int, Made]:
         if self.complete:
             raise StopAsyncIteration
-        while not self._ready:
-            if self._error:
-                raise self._error
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+        await self._until_ready(1)
         self._left -= 1
         return self._ready.popleft()
+
+    async def _until_ready(self, pictures: int) -> None:
+        while len(self._ready) < pictures:
+            if self._error:
+                raise self._error
+            self._awaited = pictures
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
 
     def __enter__(self) -> Self:
         return self

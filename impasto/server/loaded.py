@@ -54,7 +54,6 @@ class LoadedModel:
         self._encoders = encoders
         self._encoding = 0
         self._max_encoding = 2 * engine.buckets[-1] * policy.instances
-        self._pump_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._settled: asyncio.Future[None] | None = None
         names = (f"{self.name}-{self.version}-{index}" for index in range(policy.instances))
@@ -87,7 +86,7 @@ class LoadedModel:
         job = Job(requests, encoder, self._close_job)
         job.tickets = self._batcher.submit(job.rows, priority=priority, deadline=deadline)
         self.in_flight += 1
-        self._pump_soon()
+        self._pump()
         return job
 
     async def make(
@@ -133,17 +132,10 @@ class LoadedModel:
         self.statistics.failed(seconds)
         for ticket in job.tickets:
             self._batcher.cancel(ticket)
-        self._pump_soon()
-
-    def _pump_soon(self) -> None:
-        # Requests that arrive in the same turn of the loop share a batch.
-        if not self._pump_due:
-            self._pump_due = True
-            self._loop.call_soon(self._pump)
+        self._pump()
 
     def _pump(self) -> None:
         """Start the batches that can start, and answer those whose time is over."""
-        self._pump_due = False
         for ticket in self._batcher.expire():
             ticket.payload.job.fail(DeadlineExceeded("deadline: it has passed in the queue, or cannot be met any more"))
         while self._has_room() and (batch := self._batcher.take()):
@@ -229,7 +221,7 @@ class LoadedModel:
 
     def _encoded(self, row: Row, result: Made | Exception) -> None:
         self._encoding -= 1
-        self._pump_soon()
+        self._pump()
         if isinstance(result, Made):
             self._metrics.encode_seconds.observe(result.encode_seconds)
             row.job.deliver(row.index, result)

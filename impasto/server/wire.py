@@ -28,8 +28,7 @@ async def join(parts: Parts) -> bytes:
 
 def bytes_field(number: int, *content: Data) -> Parts:
     """A field of bytes, or a nested message, whose content is these buffers."""
-    length = sum(map(size_of, content))
-    return [bytes((*_varint(number << 3 | 2), *_varint(length))), *content]
+    return [_varint(number << 3 | 2) + _varint(sum(map(size_of, content))), *content]
 
 
 def response_parts(pictures: Iterable[tuple[pb.Picture, Data]], timing: pb.Timing) -> Parts:
@@ -47,8 +46,10 @@ def chunk_event(chunk: pb.ImageChunk, data: Data) -> bytes:
     return b"".join(bytes_field(pb.GenerateEvent.CHUNK_FIELD_NUMBER, *content))
 
 
-def _varint(value: int) -> Iterable[int]:
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
     while value > 0x7F:
-        yield value & 0x7F | 0x80
+        encoded.append(value & 0x7F | 0x80)
         value >>= 7
-    yield value
+    encoded.append(value)
+    return bytes(encoded)

@@ -59,5 +59,7 @@ def read_pictures(path: Path) -> tuple[list[Image.Image], list[str]]:
         except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
             skipped.append(f"{file}: {error}")
     if not pictures:
-        raise ValueError(f"data: found no readable picture in {path}; allowed are {', '.join(sorted(PICTURE_SUFFIXES))}")
+        raise ValueError(
+            f"data: found no readable picture in {path}; allowed are {', '.join(sorted(PICTURE_SUFFIXES))}"
+        )
     return pictures, skipped

@@ -55,7 +55,8 @@ class Block(nn.Module):
         self.skip = Conv(in_channels, out_channels, 1, down=True, linear=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return (self.skip(x) + self.conv1(self.conv0(x))) * math.sqrt(0.5)
+        y: Tensor = self.skip(x) + self.conv1(self.conv0(x))
+        return y * math.sqrt(0.5)
 
 
 class Discriminator(nn.Module):
@@ -64,7 +65,9 @@ class Discriminator(nn.Module):
     def __init__(self, resolution: int, channel_base: int, channel_max: int):
         super().__init__()
         self.resolution = resolution
-        self._channels = {r: min(channel_base // r, channel_max) for r in (2**k for k in range(2, 11)) if r <= resolution}
+        self._channels = {
+            r: min(channel_base // r, channel_max) for r in (2**k for k in range(2, 11)) if r <= resolution
+        }
         self.from_rgb = Conv(3, self._channels[resolution], 1)
         for r in (2**k for k in range(3, int(math.log2(resolution)) + 1)):
             setattr(self, f"b{r}", Block(self._channels[r], self._channels[r // 2]))

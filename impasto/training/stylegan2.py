@@ -10,11 +10,10 @@ import copy
 import dataclasses
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,10 +22,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from impasto.generators.stylegan2 import StyleGAN2, StyleGAN2Config, truncate
+from impasto.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from impasto.training.augment import adapt, augment
 from impasto.training.crops import Crops
 from impasto.training.discriminator import Discriminator
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,7 @@ class TrainingPlan:
     batch: int = 8
     crop: tuple[int, int] = (224, 448)
     grow_from: int = 32
-    grow_pictures: int = 30_000
+    grow_pictures: int = 24_000
     learning_rate: float = 2.5e-3
     r1_interval: int = 16
     r1_gamma: float | None = None
@@ -88,7 +89,7 @@ class Trainer:
         self.seen = 0
         self.augmentation = 0.0
         out.mkdir(parents=True, exist_ok=True)
-        saved = torch.load(out / "state.pt", weights_only=False) if (out / "state.pt").exists() else None
+        saved = self._saved_state()
         torch.manual_seed(plan.seed)
         self.data_rng = np.random.default_rng(plan.seed)
         self.rng = torch.Generator().manual_seed(plan.seed)
@@ -116,10 +117,8 @@ class Trainer:
             if now - last_report > 10.0:
                 loss_g, loss_d, sign = (float(np.mean(column)) for column in zip(*losses, strict=True))
                 rate = (self.seen - reported) / (now - last_report)
-                total = self.plan.pictures
-                report(
-                    Progress(self.seen, total, self.resolution, rate, loss_g, loss_d, sign, self.augmentation)
-                )
+                total, augmentation = self.plan.pictures, self.augmentation
+                report(Progress(self.seen, total, self.resolution, rate, loss_g, loss_d, sign, augmentation))
                 last_report, reported, losses = now, self.seen, []
             if self.seen % self.plan.sheet_pictures < self.batch:
                 self.sheet().save(self.out / f"sheet_{self.seen:07d}.png")
@@ -150,9 +149,24 @@ class Trainer:
         save_file(tensors, path, metadata={"family": "stylegan2", "config": config})
         return path
 
+    def _saved_state(self) -> dict[str, Any] | None:
+        """The state in `out`, if there is one. ValueError if it is of another run than the plan's."""
+        path = self.out / "state.pt"
+        if not path.exists():
+            return None
+        state: dict[str, Any] = torch.load(path, weights_only=False)
+        if state["config"] != dataclasses.asdict(self.plan.config):
+            raise ValueError(f"out: {path} is the state of another generator; choose another folder, or remove it")
+        if state["seen"] > self.plan.pictures:
+            raise ValueError(
+                f"pictures: found {self.plan.pictures}; the run in {path} has already seen {state['seen']}"
+            )
+        return state
+
     @property
     def resolution(self) -> int:
-        return self.generator.config.resolution
+        """The resolution trained now."""
+        return int(self.generator.config.resolution)
 
     @property
     def batch(self) -> int:
@@ -163,9 +177,8 @@ class Trainer:
         plan = self.plan
         levels = int(math.log2(resolution)) - 2
         config = dataclasses.replace(plan.config, resolution=resolution, num_fp16_res=levels)
-        self.generator = StyleGAN2(config).to(self.device, memory_format=torch.channels_last)
-        self.discriminator = Discriminator(resolution, plan.config.channel_base, plan.config.channel_max)
-        self.discriminator.to(self.device, memory_format=torch.channels_last)
+        self.generator = self._placed(StyleGAN2(config))
+        self.discriminator = self._placed(Discriminator(resolution, plan.config.channel_base, plan.config.channel_max))
         self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
         # Lazy regularisation runs once in r1_interval steps: Adam's constants are scaled to match.
         ratio = plan.r1_interval / (plan.r1_interval + 1)
@@ -176,6 +189,14 @@ class Trainer:
         )
         self.crops = Crops(self.pictures, resolution, plan.crop)
         self.steps = 0
+
+    def _placed(self, module: Network) -> Network:
+        """The module on the device, its convolution weights channels-last: the order that 16-bit kernels want."""
+        module.to(self.device)
+        for parameter in module.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        return module
 
     def _grow(self, resolution: int) -> None:
         """Rebuild both networks at a higher resolution and take over every tensor that fits."""
@@ -213,7 +234,7 @@ class Trainer:
         if self.steps % self.plan.r1_interval == 0:
             total = total + self._r1(real) * self.plan.r1_interval
         self.optimizer_d.zero_grad(set_to_none=True)
-        total.backward()
+        total.backward()  # type: ignore[no-untyped-call]
         self._clean_and_step(self.discriminator, self.optimizer_d)
 
         self._average(size)
@@ -237,11 +258,13 @@ class Trainer:
             other = generator.mapping(z[1])[:, None].expand(-1, config.num_ws - first, -1)
             ws = torch.cat([ws[:, :first], other], dim=1)
         noise = torch.randn(size, config.noise_size, generator=self.rng).to(self.device)
-        return generator.synthesis(ws, noise, half=self._half, up_form="folded")
+        pictures: Tensor = generator.synthesis(ws, noise, half=self._half, up_form="folded")
+        return pictures
 
     def _score(self, pictures: Tensor) -> Tensor:
         augmented = augment(pictures, self.augmentation, self.rng) if self.plan.augment else pictures
-        return self.discriminator(augmented.contiguous(memory_format=torch.channels_last), self._dtype)
+        score: Tensor = self.discriminator(augmented.contiguous(memory_format=torch.channels_last), self._dtype)
+        return score
 
     def _r1(self, real: Tensor) -> Tensor:
         """gamma/2 · E|∇D(real)|², gamma 0.0002·R²/batch unless given (the rule of thumb of StyleGAN2-ADA)."""
@@ -264,8 +287,8 @@ class Trainer:
         keep = 0.5 ** (size / max(horizon, 1e-8))
         for averaged, current in zip(self.ema.parameters(), self.generator.parameters(), strict=True):
             averaged.lerp_(current, 1.0 - keep)
-        for averaged, current in zip(self.ema.buffers(), self.generator.buffers(), strict=True):
-            averaged.copy_(current)
+        for mean, buffer in zip(self.ema.buffers(), self.generator.buffers(), strict=True):
+            mean.copy_(buffer)
 
     @property
     def _half(self) -> torch.dtype | None:
@@ -278,6 +301,7 @@ class Trainer:
     def _save(self) -> None:
         state: dict[str, Any] = {name: getattr(self, name).state_dict() for name in STATEFUL}
         state |= {
+            "config": dataclasses.asdict(self.plan.config),
             "resolution": self.resolution,
             "seen": self.seen,
             "steps": self.steps,
@@ -287,7 +311,7 @@ class Trainer:
         }
         temporary = self.out / "state.pt.part"
         torch.save(state, temporary)
-        os.replace(temporary, self.out / "state.pt")
+        temporary.replace(self.out / "state.pt")
 
     def _restore(self, state: dict[str, Any]) -> None:
         for name in STATEFUL:

@@ -35,9 +35,7 @@ def pixels(seed: int) -> np.ndarray:  # type: ignore[type-arg]
 
 def header(seed: int) -> pb.Picture:
     metadata = json.dumps({"model": "scripted", "seed": seed})
-    return pb.Picture(
-        seed=seed, format=pb.IMAGE_FORMAT_RAW_UINT8, width=WIDTH, height=HEIGHT, metadata=metadata
-    )
+    return pb.Picture(seed=seed, format=pb.IMAGE_FORMAT_RAW_UINT8, width=WIDTH, height=HEIGHT, metadata=metadata)
 
 
 def chunk(index: int, offset: int, data: bytes, *, seed: int | None = None, total: int = 60) -> pb.GenerateEvent:

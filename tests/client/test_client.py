@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import impasto
+from impasto.api.impasto.v1 import generation_pb2 as pb
 from impasto.client import RetryPolicy
 from impasto.errors import (
     Cancelled,
@@ -23,7 +24,6 @@ from impasto.errors import (
 )
 from impasto.events import Done, Event, Finished, Queued
 from impasto.images import Picture
-
 from tests.client.scripted import Failure, Scripted, chunk, pixels, serving
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -165,11 +165,19 @@ def test_every_parameter_reaches_the_server(generate: Any, service: Scripted, ta
         priority=1,
         version="2",
     )
-    assert str(service.requests[0]).split() == (
-        'model: "scripted" version: "2" seeds: 3 seeds: 4 label: 2 psi: 0.5 psi_cutoff: 4 '
-        "noise_mode: NOISE_MODE_RANDOM style_mix { seed: 9 first_layer: 1 last_layer: 3 } "
-        "format: IMAGE_FORMAT_WEBP quality: 80 priority: 1"
-    ).split()
+    assert service.requests[0] == pb.GenerateRequest(
+        model="scripted",
+        version="2",
+        seeds=[3, 4],
+        label=2,
+        psi=0.5,
+        psi_cutoff=4,
+        noise_mode=pb.NOISE_MODE_RANDOM,
+        style_mix=pb.StyleMix(seed=9, first_layer=1, last_layer=3),
+        format=pb.IMAGE_FORMAT_WEBP,
+        quality=80,
+        priority=1,
+    )
 
 
 def test_latents_reach_the_server_row_by_row(service: Scripted, target: str) -> None:
@@ -195,8 +203,6 @@ def test_a_number_that_fits_no_message_is_refused(parameters: dict[str, int], ta
 
 def whole_stream() -> list[Any]:
     """Two pictures whose chunks interleave, of seeds 8 and 9."""
-    from impasto.api.impasto.v1 import generation_pb2 as pb
-
     first, second = pixels(8).tobytes(), pixels(9).tobytes()
     return [
         pb.GenerateEvent(queued=pb.Queued(position=3, estimated_wait_ms=12.5)),

@@ -117,7 +117,7 @@ def test_the_asynchronous_client_gives_the_same_pictures(server: str, client: im
 
 
 def test_errors_of_the_server_come_back_as_their_own_class(client: impasto.Client) -> None:
-    with pytest.raises(ModelNotFound, match="found no 'tinny'; there are: .*tiny"):
+    with pytest.raises(ModelNotFound, match=r"found no 'tinny'; there are: .*tiny"):
         client.generate("tinny", seeds=1)
     with pytest.raises(InvalidRequest) as caught:
         client.generate("tiny", seeds=1, psi=float("nan"))

@@ -75,7 +75,10 @@ def test_pictures_are_those_of_the_formulas(engine: StyleGAN2Engine, generator: 
 
 
 def test_mixing_takes_the_named_layers_from_the_other_seed(engine: StyleGAN2Engine, generator: StyleGAN2) -> None:
-    w = [generator.mapping(torch.from_numpy(np.random.RandomState(s).randn(1, 4)).float(), torch.eye(3)[:1]) for s in (7, 9)]
+    w = [
+        generator.mapping(torch.from_numpy(np.random.RandomState(s).randn(1, 4)).float(), torch.eye(3)[:1])
+        for s in (7, 9)
+    ]
     ws = torch.stack([w[0], w[1], w[1], w[1]], dim=1)
     expected = generator.synthesis(ws, torch.zeros(1, generator.config.noise_size))[0]
     np.testing.assert_allclose(engine.run([REQUESTS[3]])[0].image_float, expected.numpy(), atol=1e-5)
@@ -170,7 +173,7 @@ def test_a_device_that_is_not_there_is_refused_with_the_remedy(bundle_path: Path
     bundle = open_bundle(bundle_path)
     if not torch.cuda.is_available():
         for backend in ("onnxruntime", "torch"):
-            with pytest.raises(BackendUnavailable, match="device: found 'cuda'.*remedy"):
+            with pytest.raises(BackendUnavailable, match=r"device: found 'cuda'.*remedy"):
                 open_engine(bundle, backend=backend, device="cuda")
     for backend in ("onnxruntime", "torch"):
         with pytest.raises(BackendUnavailable, match="device: found 'tpu'; allowed is cpu, cuda or cuda:N"):

@@ -7,6 +7,7 @@ import pytest
 from impasto.errors import BundleError, ModelNotFound
 from impasto.export.bundle import (
     MANIFEST,
+    ZOO,
     Manifest,
     find_bundle,
     list_bundles,
@@ -32,9 +33,13 @@ def test_a_bundle_reads_back_as_written(tmp_path: Path) -> None:
 
 
 def test_nothing_stays_of_a_bundle_that_fails_half_way(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), new_bundle(tmp_path, "grey", "1") as folder:
-        (folder / "weights.safetensors").write_bytes(b"half")
-        raise RuntimeError
+    def fail_half_way() -> None:
+        with new_bundle(tmp_path, "grey", "1") as folder:
+            (folder / "weights.safetensors").write_bytes(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -70,11 +75,11 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        (("null", "null\", \"extra\": \"x"), "extra"),
+        (("null", 'null", "extra": "x'), "extra"),
         (('"width": 8', '"width": "wide"'), "width"),
         (('"name": "grey"', '"name": "../grey"'), "name"),
         (('"format": 1', '"format": 2'), "format"),
-        (('{', ''), "manifest.json"),
+        (("{", ""), "manifest.json"),
     ],
 )
 def test_a_broken_manifest_names_the_field(tmp_path: Path, change: tuple[str, str], field: str) -> None:
@@ -119,15 +124,16 @@ def test_a_model_that_is_not_there_lists_those_that_are(tmp_path: Path) -> None:
     write(tmp_path, "blue")
     with pytest.raises(ModelNotFound, match="found no 'red'; there are: blue, grey"):
         find_bundle("red", [tmp_path])
-    with pytest.raises(ModelNotFound, match="grey version 3.*grey version 1"):
+    with pytest.raises(ModelNotFound, match=r"grey version 3.*grey version 1"):
         find_bundle("grey", [tmp_path], "3")
 
 
-def test_models_are_looked_for_in_the_option_then_the_environment_then_the_zoo(
+def test_models_are_looked_for_in_the_option_else_the_environment_else_the_users_folder_and_in_the_zoo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("IMPASTO_MODELS", raising=False)
-    (zoo,) = model_directories()
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    assert model_directories() == [tmp_path / "data" / "impasto" / "models", ZOO]
     monkeypatch.setenv("IMPASTO_MODELS", str(tmp_path / "environment"))
-    assert model_directories() == [tmp_path / "environment", zoo]
-    assert model_directories(tmp_path / "option") == [tmp_path / "option", zoo]
+    assert model_directories() == [tmp_path / "environment", ZOO]
+    assert model_directories(tmp_path / "option") == [tmp_path / "option", ZOO]

@@ -34,7 +34,7 @@ def test_sheet_of_one_picture_is_that_picture() -> None:
 
 
 def test_pictures_of_two_sizes_are_refused() -> None:
-    with pytest.raises(InvalidRequest, match="pictures: found 'shapes .* allowed is pictures of one size"):
+    with pytest.raises(InvalidRequest, match=r"pictures: found 'shapes .* allowed is pictures of one size"):
         contact_sheet([flat(1), flat(1, height=32)])
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -53,29 +54,40 @@ def test_a_run_grows_writes_sheets_and_weights_that_load(pictures: list[Image.Im
     assert all(torch.isfinite(tensor).all() for tensor in generator.state_dict().values())
 
 
+class Killed(Exception):
+    pass
+
+
+def run_and_kill(trainer: Trainer, after: int) -> None:
+    """Run `after` steps and die, as a kill does: with nothing saved since the last save."""
+    step, steps = trainer._step, iter(range(after))
+
+    def interrupted() -> tuple[float, float, float]:
+        if next(steps, None) is None:
+            raise Killed
+        return step()
+
+    trainer._step = interrupted  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        trainer.run()
+
+
 def test_a_run_that_is_broken_off_goes_on_to_the_same_weights(pictures: list[Image.Image], tmp_path: Path) -> None:
-    class Killed(Exception):
-        pass
-
     Trainer(plan(), pictures, tmp_path / "whole").run()
-    for stop in (2, 3, 7):
-        trainer = Trainer(plan(), pictures, tmp_path / "broken")
-        step, count = trainer._step, 0
-
-        def interrupted() -> tuple[float, float, float]:
-            nonlocal count
-            count += 1
-            if count > stop:
-                raise Killed
-            return step()
-
-        trainer._step = interrupted  # type: ignore[method-assign]
-        with pytest.raises(Killed):
-            trainer.run()
+    for steps in (2, 3, 7):
+        run_and_kill(Trainer(plan(), pictures, tmp_path / "broken"), after=steps)
     Trainer(plan(), pictures, tmp_path / "broken").run()
     whole, broken = (load_file(tmp_path / run / "weights.safetensors") for run in ("whole", "broken"))
     for name, tensor in whole.items():
         torch.testing.assert_close(broken[name], tensor, atol=1e-6, rtol=1e-5)
+
+
+def test_a_folder_that_holds_another_run_is_refused(pictures: list[Image.Image], tmp_path: Path) -> None:
+    Trainer(plan(), pictures, tmp_path).run()
+    with pytest.raises(ValueError, match="state of another generator"):
+        Trainer(TrainingPlan(dataclasses.replace(CONFIG, z_dim=9)), pictures, tmp_path)
+    with pytest.raises(ValueError, match=r"pictures: found 50; the run in .* has already seen 96"):
+        Trainer(plan(pictures=50), pictures, tmp_path)
 
 
 def test_the_discriminator_learns_to_tell_noise_from_grey(tmp_path: Path) -> None:

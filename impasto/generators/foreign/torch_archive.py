@@ -14,7 +14,7 @@ import pickle
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -96,13 +96,9 @@ def is_legacy(data: bytes) -> bool:
 def read_legacy(data: memoryview, budget: Budget) -> object:
     """The value that torch.save wrote in its form before 1.6: five pickles, then the storages one after another."""
     magic, position = load(data, {}, budget)
-    if magic != LEGACY_MAGIC:
-        raise CheckpointError("found a pickle that torch.save did not write")
     protocol, position = load(data, {}, budget, start=position)
-    if protocol != LEGACY_PROTOCOL:
-        raise CheckpointError(
-            f"found version {shown(protocol)} of torch.save's older form; allowed is {LEGACY_PROTOCOL}"
-        )
+    if magic != LEGACY_MAGIC or protocol != LEGACY_PROTOCOL:
+        raise CheckpointError(f"found a pickle that torch.save did not write, or a version unlike {LEGACY_PROTOCOL}")
     system, position = load(data, {}, budget, start=position)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise CheckpointError("found a big-endian file; allowed are little-endian ones")
@@ -117,35 +113,14 @@ def read_legacy(data: memoryview, budget: Budget) -> object:
 
     value, position = load(data, _archive_constructors(budget), budget, start=position, persistent_load=persistent_load)
     keys, position = load(data, {}, budget, start=position)
-    if not isinstance(keys, list) or len(keys) != len(storages) or not all(isinstance(key, str) for key in keys):
-        raise CheckpointError("found a list of storages that is not that of the tensors")
-    for key in keys:
-        if key not in storages or key in places:
-            raise CheckpointError(f"found the storage {shown(key)}, which no tensor has or which comes twice")
-        size, length = storages[key].size, storages[key].size * storages[key].dtype.itemsize
-        if position + 8 + length > len(data):
-            raise CheckpointError(
-                f"found a truncated file: the storage {shown(key)} of {length} bytes runs past its end"
-            )
-        if int.from_bytes(data[position : position + 8], "little") != size:
-            raise CheckpointError(f"found a storage {shown(key)} whose two sizes differ")
-        places[key] = data[position + 8 : position + 8 + length]
-        position += 8 + length
+    places |= _legacy_places(data[position:], keys, storages)
     return value
 
 
 def read_zip(data: bytes, budget: Budget) -> object:
     """The value that torch.save wrote in its form since 1.6: a zip of data.pkl and one uncompressed entry a storage."""
-    try:
-        archive = zipfile.ZipFile(io.BytesIO(data))
-        entries = {entry.filename: entry for entry in archive.infolist()}
-    except _ZIP_ERRORS as error:
-        raise CheckpointError(f"found a damaged or truncated zip file: {error}") from error
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
-        raise CheckpointError("found compressed entries in a zip file; torch.save writes none")
-    if sum(entry.file_size for entry in entries.values()) > len(data):
-        raise CheckpointError("found a zip file whose entries are larger than itself")
-    pickles = [name for name in entries if name.endswith("/data.pkl")]
+    archive, sizes = _open_zip(data)
+    pickles = [name for name in sizes if name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise CheckpointError("found a zip file without one data.pkl; torch.save writes one")
     root = pickles[0].removesuffix("data.pkl")
@@ -157,21 +132,50 @@ def read_zip(data: bytes, budget: Budget) -> object:
         except _ZIP_ERRORS as error:
             raise CheckpointError(f"found a damaged zip entry {shown(name)}: {error}") from error
 
-    if f"{root}byteorder" in entries and bytes(read(f"{root}byteorder")) != b"little":
-        raise CheckpointError("found a big-endian file; allowed are little-endian ones")
-    storages: dict[str, Storage] = {}
-
     def persistent_load(identifier: object) -> Storage:
         dtype, key, size = _storage_identifier(identifier)
         name = f"{root}data/{key}"
-        if name not in entries or entries[name].file_size != size * dtype.itemsize:
+        if sizes.get(name) != size * dtype.itemsize:
             raise CheckpointError(f"found no storage {shown(key)} of {size} numbers ({dtype}) in the zip file")
-        if key not in storages:
-            storages[key] = Storage(dtype, size, lambda: read(name))
-        return _same(storages[key], dtype, size, key)
+        return Storage(dtype, size, lambda: read(name))
 
+    if f"{root}byteorder" in sizes and bytes(read(f"{root}byteorder")) != b"little":
+        raise CheckpointError("found a big-endian file; allowed are little-endian ones")
     value, _ = load(read(pickles[0]), _archive_constructors(budget), budget, persistent_load=persistent_load)
     return value
+
+
+def _legacy_places(data: memoryview, keys: object, storages: Mapping[str, Storage]) -> dict[str, memoryview]:
+    """Where the storages lie in the data behind the pickles: each is its size in numbers (8 bytes) and its bytes."""
+    if not isinstance(keys, list) or len(keys) != len(storages) or not all(isinstance(key, str) for key in keys):
+        raise CheckpointError("found a list of storages that is not that of the tensors")
+    places: dict[str, memoryview] = {}
+    position = 0
+    for key in keys:
+        if key not in storages or key in places:
+            raise CheckpointError(f"found the storage {shown(key)}, which no tensor has or which comes twice")
+        size, start = storages[key].size, position + 8
+        position = start + size * storages[key].dtype.itemsize
+        if position > len(data):
+            raise CheckpointError(f"found a truncated file: the storage {shown(key)} runs past its end")
+        if int.from_bytes(data[start - 8 : start], "little") != size:
+            raise CheckpointError(f"found a storage {shown(key)} whose two sizes differ")
+        places[key] = data[start:position]
+    return places
+
+
+def _open_zip(data: bytes) -> tuple[zipfile.ZipFile, dict[str, int]]:
+    """The archive and the size of every entry; none is compressed, and together they are no larger than the file."""
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(data))
+    except _ZIP_ERRORS as error:
+        raise CheckpointError(f"found a damaged or truncated zip file: {error}") from error
+    entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise CheckpointError("found compressed entries in a zip file; torch.save writes none")
+    if sum(entry.file_size for entry in entries) > len(data):
+        raise CheckpointError("found a zip file whose entries are larger than itself")
+    return archive, {entry.filename: entry.file_size for entry in entries}
 
 
 _ZIP_ERRORS = (
