@@ -6,16 +6,14 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from impasto.engine.picture import PictureRequest, Pixels
 from impasto.scheduling import Ticket
 from impasto.server.encoding import Data, Encoder
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(NamedTuple):
     """A picture, and how it came about; times in seconds. `data` is what the job's encoder made, if it has one."""
 
     pixels: Pixels
@@ -27,8 +25,7 @@ class Made:
     encode_seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Row:
+class Row(NamedTuple):
     """One picture of a job, as it waits and runs."""
 
     job: Job
@@ -55,7 +52,7 @@ class Job:
         self.batch_sizes = [0] * len(requests)
         self._on_close = on_close
         self._ready: deque[tuple[int, Made]] = deque()
-        self._left = len(self.rows)
+        self._left = len(requests)
         self._error: Exception | None = None
         self._awaited = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -96,6 +93,13 @@ class Job:
         self._left -= 1
         return self._ready.popleft()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.open = False
+        self._on_close(self)
+
     async def _until_ready(self, pictures: int) -> None:
         while len(self._ready) < pictures:
             if self._error:
@@ -103,13 +107,6 @@ class Job:
             self._awaited = pictures
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.open = False
-        self._on_close(self)
 
     def _wake(self) -> None:
         if self._waiter and not self._waiter.done():

@@ -1,42 +1,29 @@
-"""A loaded model: its engine, the queue before it and the threads that run it."""
+"""A loaded model: its engine, the queue before it and the instances that run it."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
-from queue import SimpleQueue
-from typing import Any
 
-from impasto.engine.picture import Engine, PictureRequest, Pixels
+from impasto.engine.picture import Engine, PictureRequest
 from impasto.errors import Cancelled, DeadlineExceeded, ImpastoError, Unavailable
-from impasto.scheduling import Batch, BatchPolicy, DynamicBatcher
+from impasto.scheduling import BatchPolicy, DynamicBatcher
 from impasto.server.encoding import Encoder
 from impasto.server.faults import internal_error
+from impasto.server.instances import Instances, Run
 from impasto.server.job import Job, Made, Row
 from impasto.server.metrics import ModelMetrics
 from impasto.server.statistics import Statistics
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A batch that an instance has run: from when to when, and the pixels and metadata of its rows, or the error."""
-
-    batch: Batch[Row]
-    started: float
-    ended: float
-    results: list[tuple[Pixels, dict[str, Any]]] | Exception
-
-
 class LoadedModel:
-    """Takes requests for pictures and gives the pictures. Everything but the engine's work is for the event loop.
+    """Takes requests for pictures and gives the pictures. For the event loop.
 
-    An instance is a thread that runs one batch at a time. Batches form in the queue: an idle instance takes what waits
-    at once, or after the policy's queue delay. While two batches an instance wait to be encoded no further one starts,
-    so that a slow encoding fills the queue, which has a limit, and not the memory.
+    Batches form in the queue: an idle instance takes what waits at once, or after the policy's queue delay. While two
+    batches an instance wait to be encoded no further one starts, so that a slow encoding fills the queue, which has a
+    limit, and not the memory.
     """
 
     def __init__(self, engine: Engine, policy: BatchPolicy, *, encoders: Executor, metrics: ModelMetrics) -> None:
@@ -49,17 +36,13 @@ class LoadedModel:
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._batcher: DynamicBatcher[Row] = DynamicBatcher(policy, time.monotonic)
-        self._batches: SimpleQueue[Batch[Row] | None] = SimpleQueue()
-        self._idle = policy.instances
+        self._instances = Instances(engine, policy.instances, self._ran)
         self._encoders = encoders
         self._encoding = 0
         self._max_encoding = 2 * engine.buckets[-1] * policy.instances
+        self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
         self._settled: asyncio.Future[None] | None = None
-        names = (f"{self.name}-{self.version}-{index}" for index in range(policy.instances))
-        self._threads = [threading.Thread(target=self._work, name=name, daemon=True) for name in names]
-        for thread in self._threads:
-            thread.start()
 
     @property
     def queue_length(self) -> int:
@@ -110,9 +93,8 @@ class LoadedModel:
         self._settled = self._loop.create_future()
         self._pump()
         await self._settled
-        for _ in self._threads:
-            self._batches.put(None)
-        await asyncio.to_thread(self._free)
+        await self._instances.close()
+        await asyncio.to_thread(self.engine.close)
 
     def abort(self) -> None:
         """Refuse new requests, and fail those that wait."""
@@ -125,9 +107,8 @@ class LoadedModel:
         self.in_flight -= 1
         seconds = time.monotonic() - job.submitted
         if job.complete:
-            self.statistics.succeeded(
-                len(job.rows), total=seconds, queue=job.queue_seconds, execute=job.execute_seconds
-            )
+            queued, executed = job.queue_seconds, job.execute_seconds
+            self.statistics.succeeded(len(job.rows), total=seconds, queue=queued, execute=executed)
             return
         self.statistics.failed(seconds)
         for ticket in job.tickets:
@@ -136,18 +117,21 @@ class LoadedModel:
 
     def _pump(self) -> None:
         """Start the batches that can start, and answer those whose time is over."""
+        if self._pumping:  # a short batch has run within `start`: the loop below goes on
+            return
+        self._pumping = True
         for ticket in self._batcher.expire():
             ticket.payload.job.fail(DeadlineExceeded("deadline: it has passed in the queue, or cannot be met any more"))
         while self._has_room() and (batch := self._batcher.take()):
-            self._idle -= 1
-            self._batches.put(batch)
+            self._instances.start(batch)
+        self._pumping = False
         if len(self._batcher):
             self._set_timer()
-        elif self._settled and self._idle == len(self._threads) and not self._settled.done():
+        elif self._settled and self._instances.all_idle and not self._settled.done():
             self._settled.set_result(None)
 
     def _has_room(self) -> bool:
-        return self._idle > 0 and self._encoding < self._max_encoding
+        return self._instances.idle > 0 and self._encoding < self._max_encoding
 
     def _set_timer(self) -> None:
         wake = self._batcher.wake_at() if self._has_room() else self._batcher.expires_at()
@@ -161,23 +145,7 @@ class LoadedModel:
         self._timer = None
         self._pump()
 
-    def _work(self) -> None:
-        """What an instance's thread does."""
-        while batch := self._batches.get():
-            started = time.monotonic()
-            results: list[tuple[Pixels, dict[str, Any]]] | Exception
-            try:
-                requests = [ticket.payload.request for ticket in batch.tickets]
-                pixels = self.engine.run(requests)
-                ended = time.monotonic()
-                results = list(zip(pixels, map(self.engine.describe, requests), strict=True))
-            except Exception as error:
-                ended = time.monotonic()
-                results = error
-            self._loop.call_soon_threadsafe(self._ran, Run(batch, started, ended, results))
-
     def _ran(self, run: Run) -> None:
-        self._idle += 1
         batch, seconds = run.batch, run.ended - run.started
         self._batcher.record(batch.bucket, seconds)
         self._pump()
@@ -187,14 +155,12 @@ class LoadedModel:
                 ticket.payload.job.fail(fault)
             return
         size = len(batch.tickets)
-        self._metrics.execute_seconds.observe(seconds)
-        self._metrics.batch_rows.observe(size)
-        self._metrics.padding_rows.inc(batch.bucket - size)
+        self._metrics.executed(size, batch.bucket, seconds)
         self.statistics.executed(size, seconds)
         for ticket, (pixels, metadata) in zip(batch.tickets, run.results, strict=True):
+            row = ticket.payload
             queued = run.started - ticket.submitted
             self._metrics.queue_seconds.observe(queued)
-            row = ticket.payload
             data = row.job.encoder.ready(pixels) if row.job.encoder else None
             self._deliver(row, Made(pixels, metadata, queued, seconds, size, data))
 
@@ -214,7 +180,7 @@ class LoadedModel:
                 raise Cancelled("the caller is gone")
             started = time.monotonic()
             data = encoder.encode(made.pixels, made.metadata)
-            result = replace(made, data=data, encode_seconds=time.monotonic() - started)
+            result = made._replace(data=data, encode_seconds=time.monotonic() - started)
         except Exception as error:
             result = error
         self._loop.call_soon_threadsafe(self._encoded, row, result)
@@ -229,8 +195,3 @@ class LoadedModel:
             row.job.fail(result)
         else:
             row.job.fail(internal_error(f"encoding a picture of model {self.name}", result))
-
-    def _free(self) -> None:
-        for thread in self._threads:
-            thread.join()
-        self.engine.close()

@@ -24,6 +24,13 @@ class ModelMetrics:
     batch_rows: Histogram
     padding_rows: Counter
 
+    def executed(self, rows: int, bucket: int, seconds: float) -> None:
+        """A batch of so many rows has run in that bucket."""
+        self.execute_seconds.observe(seconds)
+        self.batch_rows.observe(rows)
+        if rows < bucket:
+            self.padding_rows.inc(bucket - rows)
+
 
 @dataclass(frozen=True, slots=True)
 class Load:

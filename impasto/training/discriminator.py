@@ -60,33 +60,42 @@ class Block(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Pictures [N, 3, R, R] to one score each [N]; higher is more real."""
+    """Pictures [N, 3, R, R] to scores: one of the whole picture [N], and one of each of its patches [N, P].
+
+    Higher is more real. The patches are what an eighth of the resolution sees (at least 4×4 of them): in a texture each
+    one tells as much as the picture does, so that strokes are learnt from far fewer pictures (Isola et al. 2017,
+    "Image-to-image translation with conditional adversarial networks", §3.2.2).
+    """
 
     def __init__(self, resolution: int, channel_base: int, channel_max: int):
         super().__init__()
         self.resolution = resolution
-        self._channels = {
-            r: min(channel_base // r, channel_max) for r in (2**k for k in range(2, 11)) if r <= resolution
-        }
-        self.from_rgb = Conv(3, self._channels[resolution], 1)
-        for r in (2**k for k in range(3, int(math.log2(resolution)) + 1)):
-            setattr(self, f"b{r}", Block(self._channels[r], self._channels[r // 2]))
-        channels = self._channels[4]
-        self.conv = Conv(channels + 1, channels, 3)
-        self.fc = Conv(channels, channels, 4)
-        self.out = Conv(channels, 1, 1, linear=True)
+        self.patches = max(resolution // 8, 4)
+        sides = [2**level for level in range(2, int(math.log2(resolution)) + 1)]
+        channels = {side: min(channel_base // side, channel_max) for side in sides}
+        self.from_rgb = Conv(3, channels[resolution], 1)
+        for side in sides[1:]:
+            setattr(self, f"b{side}", Block(channels[side], channels[side // 2]))
+        self.patch = Conv(channels[self.patches], 1, 1, linear=True)
+        self.conv = Conv(channels[4] + 1, channels[4], 3)
+        self.fc = Conv(channels[4], channels[4], 4)
+        self.out = Conv(channels[4], 1, 1, linear=True)
 
-    def forward(self, picture: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        x = self.from_rgb(picture.to(dtype))
-        r = self.resolution
-        while r > 4:
-            x = getattr(self, f"b{r}")(x)
-            r //= 2
+    def forward(self, pictures: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        x = self.from_rgb(pictures.to(dtype))
+        patches = pictures.new_empty(0)
+        side = self.resolution
+        while True:
+            if side == self.patches:
+                patches = self.patch(x.float()).flatten(1)
+            if side == 4:
+                break
+            x = getattr(self, f"b{side}")(x)
+            side //= 2
         x = x.float()
         x = self.conv(torch.cat([x, _minibatch_deviation(x)], dim=1))
-        weight = self.fc.weight.flatten(1) * self.fc.gain
-        x = bias_act.reference(x.flatten(1) @ weight.t(), self.fc.bias)
-        return (x @ (self.out.weight.flatten(1) * self.out.gain).t()).squeeze(1)
+        x = bias_act.reference(x.flatten(1) @ (self.fc.weight.flatten(1) * self.fc.gain).t(), self.fc.bias)
+        return (x @ (self.out.weight.flatten(1) * self.out.gain).t()).squeeze(1), patches
 
 
 def _minibatch_deviation(x: Tensor, group: int = 4) -> Tensor:

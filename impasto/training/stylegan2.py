@@ -218,7 +218,7 @@ class Trainer:
         """One step of each network on one batch; (generator loss, discriminator loss, mean sign on real pictures)."""
         size = self.batch
         fake = self._fake(size)
-        loss_g = functional.softplus(-self._score(fake)).mean()
+        loss_g = _loss(self._score(fake), real=True)
         self.optimizer_g.zero_grad(set_to_none=True)
         self.discriminator.requires_grad_(False)
         loss_g.backward()  # type: ignore[no-untyped-call]
@@ -229,7 +229,7 @@ class Trainer:
         with torch.no_grad():
             fake = self._fake(size)
         score_real, score_fake = self._score(real), self._score(fake)
-        loss_d = functional.softplus(-score_real).mean() + functional.softplus(score_fake).mean()
+        loss_d = _loss(score_real, real=True) + _loss(score_fake, real=False)
         total = loss_d
         if self.steps % self.plan.r1_interval == 0:
             total = total + self._r1(real) * self.plan.r1_interval
@@ -238,7 +238,7 @@ class Trainer:
         self._clean_and_step(self.discriminator, self.optimizer_d)
 
         self._average(size)
-        sign = score_real.detach().sign().mean().item()
+        sign = score_real[0].detach().sign().mean().item()
         if self.plan.augment:
             self.augmentation = adapt(self.augmentation, sign, size)
         self.seen += size
@@ -261,10 +261,10 @@ class Trainer:
         pictures: Tensor = generator.synthesis(ws, noise, half=self._half, up_form="folded")
         return pictures
 
-    def _score(self, pictures: Tensor) -> Tensor:
+    def _score(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         augmented = augment(pictures, self.augmentation, self.rng) if self.plan.augment else pictures
-        score: Tensor = self.discriminator(augmented.contiguous(memory_format=torch.channels_last), self._dtype)
-        return score
+        whole, patches = self.discriminator(augmented.contiguous(memory_format=torch.channels_last), self._dtype)
+        return whole, patches
 
     def _r1(self, real: Tensor) -> Tensor:
         """gamma/2 · E|∇D(real)|², gamma 0.0002·R²/batch unless given (the rule of thumb of StyleGAN2-ADA)."""
@@ -272,7 +272,8 @@ class Trainer:
         if gamma is None:
             gamma = 0.0002 * self.resolution**2 / real.shape[0]
         real = real.detach().contiguous(memory_format=torch.channels_last).requires_grad_(True)
-        (gradient,) = torch.autograd.grad(self._score(real).sum(), real, create_graph=True)
+        whole, patches = self._score(real)
+        (gradient,) = torch.autograd.grad((whole + patches.mean(dim=1)).sum(), real, create_graph=True)
         return gradient.float().square().sum(dim=(1, 2, 3)).mean() * (gamma / 2)
 
     def _clean_and_step(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -319,6 +320,12 @@ class Trainer:
         self.seen, self.steps, self.augmentation = state["seen"], state["steps"], state["augmentation"]
         self.rng.set_state(state["rng"])
         self.data_rng.bit_generator.state = state["data_rng"]
+
+
+def _loss(scores: tuple[Tensor, Tensor], real: bool) -> Tensor:
+    """softplus(∓score), non-saturating, of whole pictures and of patches: how far they are from passing as `real`."""
+    sign = -1.0 if real else 1.0
+    return 0.5 * sum((functional.softplus(sign * score).mean() for score in scores), torch.zeros(()))
 
 
 STATEFUL = ("generator", "discriminator", "ema", "optimizer_g", "optimizer_d")

@@ -1,16 +1,10 @@
-"""The real `tritonclient`, from an environment of its own: it needs protobuf before 7.
-
-The environment is made once, in the folder that $IMPASTO_TRITON_VENV names or else in pytest's cache.
-"""
+"""The real `tritonclient`, from an environment of its own: it needs protobuf before 7."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +24,6 @@ from tests.server import protocol_shape
 from tests.support.inference import connected, seeds, serving
 
 HERE = Path(__file__).parent
-PACKAGE = "tritonclient[grpc]>=2.60"
 SEEDS = (1, 2, 4294967295)
 INPUTS = {
     "seed": seeds(*SEEDS),
@@ -47,19 +40,6 @@ class Visit:
     report: dict[str, Any]
     pictures: dict[str, NDArray[Any]]
     generated: list[bytes]
-
-
-@pytest.fixture(scope="session")
-def triton_python(pytestconfig: pytest.Config) -> Path:
-    """The interpreter of an environment that has `tritonclient`."""
-    named = os.environ.get("IMPASTO_TRITON_VENV")
-    assert pytestconfig.cache is not None
-    folder = Path(named) if named else pytestconfig.cache.mkdir("tritonclient")
-    python = folder / "bin" / "python"
-    if not python.exists() or subprocess.run([python, "-c", "import tritonclient.grpc"], check=False).returncode:
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", PACKAGE], check=True)
-    return python
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -1,0 +1,28 @@
+"""What tests of several folders share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TRITONCLIENT = "tritonclient[grpc]>=2.60"
+
+
+@pytest.fixture(scope="session")
+def triton_python(pytestconfig: pytest.Config) -> Path:
+    """The interpreter of an environment that has `tritonclient`, which needs protobuf before 7.
+
+    Made once, in the folder that $IMPASTO_TRITON_VENV names or else in pytest's cache.
+    """
+    named = os.environ.get("IMPASTO_TRITON_VENV")
+    assert pytestconfig.cache is not None
+    folder = Path(named) if named else pytestconfig.cache.mkdir("tritonclient")
+    python = folder / "bin" / "python"
+    if not python.exists() or subprocess.run([python, "-c", "import tritonclient.grpc"], check=False).returncode:
+        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", TRITONCLIENT], check=True)
+    return python

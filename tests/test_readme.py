@@ -1,0 +1,100 @@
+"""Every snippet of the README runs, in its order and in one folder, as its reader would run them."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import impasto
+from benchmarks.tables import README, with_tables
+from impasto.server.config import load_config
+from tests.support.generators import TINY, random_generator
+from tests.support.official_pickle import official_networks, pickled
+
+TEXT = README.read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+
+
+def test_the_readme_has_the_snippets_that_this_module_runs() -> None:
+    assert [language for language, _ in BLOCKS] == ["bash"] * 4 + ["toml"] + ["python"] * 4
+
+
+def test_the_tables_are_those_that_the_benchmarks_wrote() -> None:
+    assert TEXT.count("<!-- table:") == 3
+    assert with_tables(TEXT) == TEXT
+
+
+def test_the_configuration_is_one_that_the_server_takes(tmp_path: Path) -> None:
+    (tmp_path / "server.toml").write_text(BLOCKS[4][1])
+    config = load_config(tmp_path / "server.toml")
+    assert config.batching.max_queue_delay_ms == 5
+    assert config.tls is not None
+
+
+@pytest.fixture(scope="module")
+def ports() -> tuple[str, str]:
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    first, second = (str(probe.getsockname()[1]) for probe in probes)
+    for probe in probes:
+        probe.close()
+    return first, second
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the reader is: with a checkpoint and a painting of its own."""
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "network-snapshot.pkl").write_bytes(pickled(official_networks(random_generator(TINY))))
+    (folder / "paintings").mkdir()
+    noise = Image.effect_noise((96, 64), 80).convert("RGB")
+    noise.save(folder / "paintings" / "noise.png")
+    return folder
+
+
+def run(code: list[str], folder: Path) -> None:
+    environment = {
+        **os.environ,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "XDG_DATA_HOME": str(folder / "data"),
+        "OMP_NUM_THREADS": "1",
+    }
+    environment.pop("IMPASTO_MODELS", None)
+    subprocess.run(code, cwd=folder, env=environment, check=True, timeout=240)
+
+
+def script(index: int, ports: tuple[str, str]) -> str:
+    """A snippet on free ports, and with training cut short: what it says is run, not how long."""
+    code = BLOCKS[index][1].replace("8001", ports[0]).replace("8002", ports[1])
+    return code.replace("--pictures 100000", "--pictures 64 --resolution 16 --grow-pictures 32")
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_the_commands_run(index: int, folder: Path, ports: tuple[str, str]) -> None:
+    run(["bash", "-euc", script(index, ports)], folder)
+    made = {0: ["seven.png", "pictures", "sheet.png", "mixed.webp"], 1: ["mine.png"], 2: ["runs/mine/sheet_final.png"]}
+    assert all((folder / name).exists() for name in made[index])
+
+
+def test_the_served_snippets_give_the_same_pictures(folder: Path, ports: tuple[str, str], triton_python: Path) -> None:
+    serve, generate = script(3, ports).strip().splitlines()
+    command = serve.removesuffix(" &").split()
+    server = subprocess.Popen([sys.executable, "-m", "impasto.cli", *command[1:]], cwd=folder)
+    try:
+        impasto.Client(f"127.0.0.1:{ports[0]}").wait_until_ready(60.0)
+        run(["bash", "-euc", generate], folder)
+        for index, python in ((5, sys.executable), (6, sys.executable), (7, sys.executable), (8, triton_python)):
+            run([str(python), "-c", script(index, ports)], folder)
+    finally:
+        server.terminate()
+        server.wait()
+    assert (folder / "local1.png").read_bytes() == (folder / "served1.png").read_bytes()
+    assert (folder / "local2.png").read_bytes() == (folder / "served2.png").read_bytes()
+    assert (folder / "seven-grpc.png").read_bytes() == (folder / "seven.png").read_bytes()
+    assert len(list((folder / "served").iterdir())) == 4
