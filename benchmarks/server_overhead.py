@@ -26,7 +26,7 @@ from benchmarks.report import show, write
 from impasto.api.impasto.v1 import generation_pb2 as pb
 from impasto.engine.null import write_null_bundle
 from impasto.server.config import load_config
-from impasto.server.server import Server
+from impasto.server.server import Server, new_event_loop
 
 GENERATE = "/impasto.v1.GenerationService/Generate"
 SIDES = (64, 512)
@@ -137,7 +137,8 @@ def _serve_impasto(models: str, report: Any) -> None:
             report.send(server.address)
             await asyncio.Event().wait()
 
-    asyncio.run(run())
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(run())
 
 
 def _serve_bare(reply: bytes, report: Any) -> None:

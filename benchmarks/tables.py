@@ -1,4 +1,4 @@
-"""Write the measured tables into the README, from the JSON files that the benchmarks wrote: python -m benchmarks.tables"""
+"""Write the measured tables into the README, from the JSON files of the benchmarks: python -m benchmarks.tables"""
 
 from __future__ import annotations
 

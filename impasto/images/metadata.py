@@ -19,11 +19,12 @@ PNG_KEYWORD = "impasto"
 # A JPEG segment holds 65 533 bytes; the rest is EXIF's own.
 MAX_EXIF_TEXT = 65_000
 _ASCII = b"ASCII\0\0\0"
+_ENCODER = json.JSONEncoder(sort_keys=True, allow_nan=False)
 
 
 def metadata_text(metadata: Mapping[str, Any]) -> str:
     """The metadata as one line of JSON, ASCII only, keys sorted: equal metadata is equal text."""
-    return json.dumps(metadata, sort_keys=True, allow_nan=False)
+    return _ENCODER.encode(metadata)
 
 
 def exif_of(text: str) -> bytes:

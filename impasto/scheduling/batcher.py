@@ -115,7 +115,7 @@ class DynamicBatcher(Generic[T]):
         now = self._clock()
         self._drop_late(now)
         rows, policy = len(self._waiting), self._policy
-        if not rows or (rows < policy.max_batch and now < self._due_at(now)):
+        if not rows or (rows < policy.max_batch and policy.max_queue_delay and now < self._due_at(now)):
             return None
         tickets = self._waiting.pop(policy.max_batch, self._aged(now))
         bucket = policy.bucket_for(len(tickets))

@@ -21,9 +21,10 @@ class WaitingRows(Generic[T]):
 
     def __init__(self, priority_levels: int) -> None:
         self._queues: list[OrderedDict[Ticket[T], None]] = [OrderedDict() for _ in range(priority_levels)]
+        self._rows = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._queues))
+        return self._rows
 
     def __contains__(self, ticket: Ticket[T]) -> bool:
         return ticket in self._queues[ticket.priority - 1]
@@ -36,10 +37,12 @@ class WaitingRows(Generic[T]):
         """Queue them behind the others of their priority."""
         for ticket in tickets:
             self._queues[ticket.priority - 1][ticket] = None
+            self._rows += 1
 
     def remove(self, ticket: Ticket[T]) -> None:
         """Take a waiting row out; KeyError if it does not wait."""
         del self._queues[ticket.priority - 1][ticket]
+        self._rows -= 1
 
     def oldest(self) -> Ticket[T] | None:
         """The row that has waited longest."""
@@ -55,6 +58,7 @@ class WaitingRows(Generic[T]):
         for queue in self._queues:
             while queue and len(popped) < rows:
                 popped.append(queue.popitem(last=False)[0])
+                self._rows -= 1
         return popped
 
     def ahead_of_new(self, priority: int, aged: float) -> int:

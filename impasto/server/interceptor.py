@@ -109,22 +109,25 @@ class Guard:
 
         async def call(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             self.in_flight += 1
-            model, status = "", grpc.StatusCode.OK
+            model, status = "", "OK"
             try:
-                request = _parse(parse, data)
+                request = parse(data)
                 model = self._model_of(request)
                 return await behaviour(request, context)
             except asyncio.CancelledError:
-                status = grpc.StatusCode.CANCELLED
+                status = "CANCELLED"
                 raise
             except Exception as error:
-                shown = error if isinstance(error, tuple(_STATUS)) else internal_error(method, error)
-                status = next(code for kind, code in _STATUS.items() if isinstance(shown, kind))
+                shown = _shown(error, method, data)
+                code = next(code for kind, code in _STATUS.items() if isinstance(shown, kind))
+                status = code.name
                 self._metrics.rejected(model, type(shown).__name__)
-                await context.abort(status, str(shown)[:MAX_DETAILS], _retry_after(shown))
+                await context.abort(code, str(shown)[:MAX_DETAILS], _retry_after(shown))
             finally:
-                self._metrics.answered(model, method, status.name)
-                self._leave()
+                self._metrics.answered(model, method, status)
+                self.in_flight -= 1
+                if self._emptied and not self.in_flight and not self._emptied.done():
+                    self._emptied.set_result(None)
 
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(call, None, handler.response_serializer)
@@ -137,22 +140,19 @@ class Guard:
         name: str = getattr(request, field)
         return name if self._is_model(name) else UNKNOWN
 
-    def _leave(self) -> None:
-        self.in_flight -= 1
-        if not self.in_flight and self._emptied and not self._emptied.done():
-            self._emptied.set_result(None)
-
 
 @functools.cache
 def _model_field(message: Descriptor) -> str | None:
     return next((name for name in _MODEL_FIELDS if name in message.fields_by_name), None)
 
 
-def _parse(deserialize: Callable[[bytes], Message], data: bytes) -> Message:
-    try:
-        return deserialize(data)
-    except DecodeError as error:
-        raise InvalidRequest("request", f"{len(data)} bytes", f"a serialised message ({error})") from error
+def _shown(error: Exception, method: str, data: bytes) -> ImpastoError:
+    """The error as the client may see it."""
+    if isinstance(error, tuple(_STATUS)):
+        return error
+    if isinstance(error, DecodeError):
+        return InvalidRequest("request", f"{len(data)} bytes", f"a serialised message ({error})")
+    return internal_error(method, error)
 
 
 def _retry_after(error: Exception) -> tuple[tuple[str, str], ...]:

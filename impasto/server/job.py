@@ -79,7 +79,8 @@ class Job:
 
     async def all(self) -> list[Made]:
         """All pictures, in the order of the request."""
-        await self._until_ready(self._left)
+        if len(self._ready) < self._left:
+            await self._until_ready(self._left)
         self._left = 0
         return [made for _, made in sorted(self._ready)]
 
@@ -89,7 +90,8 @@ class Job:
     async def __anext__(self) -> tuple[int, Made]:
         if self.complete:
             raise StopAsyncIteration
-        await self._until_ready(1)
+        if not self._ready:
+            await self._until_ready(1)
         self._left -= 1
         return self._ready.popleft()
 

@@ -43,18 +43,20 @@ def check_psi(field: str, psi: float) -> float:
 
 def picture_requests(message: pb.GenerateRequest, manifest: Manifest, max_pictures: int) -> list[PictureRequest]:
     """One request a picture. InvalidRequest names the first field that is wrong."""
-    given = [name for name in ("seeds", "z", "ws") if getattr(message, name)]
-    if len(given) != 1:
-        raise InvalidRequest("seeds, z, ws", " and ".join(given) or "none of them", "exactly one of them, not empty")
-    entries = len(getattr(message, given[0]))
+    given = {"seeds": message.seeds, "z": message.z, "ws": message.ws}
+    named = [name for name, entries in given.items() if entries]
+    if len(named) != 1:
+        raise InvalidRequest("seeds, z, ws", " and ".join(named) or "none of them", "exactly one of them, not empty")
+    field = named[0]
+    entries = len(given[field])
     if entries > max_pictures:
-        raise InvalidRequest(given[0], f"{entries} entries", f"1 to {max_pictures}")
-    if message.HasField("count") and (given != ["seeds"] or entries != 1):
-        raise InvalidRequest("count", f"{message.count} with {entries} {given[0]}", "set only with exactly one seed")
+        raise InvalidRequest(field, f"{entries} entries", f"1 to {max_pictures}")
+    if message.HasField("count") and (field != "seeds" or entries != 1):
+        raise InvalidRequest("count", f"{message.count} with {entries} {field}", "set only with exactly one seed")
     common = _common(message)
-    if given == ["seeds"]:
-        return [PictureRequest(seed=seed, **common) for seed in _seeds(message, max_pictures)]
-    if given == ["z"]:
+    if field == "seeds":
+        return [PictureRequest(seed, **common) for seed in _seeds(message, max_pictures)]
+    if field == "z":
         return [PictureRequest(z=_vector("z", latent), **common) for latent in message.z]
     shape = next((spec.shape[1:] for spec in manifest.inputs if spec.name == "ws"), None)
     return [PictureRequest(ws=_styles(latent, shape), **common) for latent in message.ws]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 from pathlib import Path
@@ -138,6 +139,8 @@ async def serve(config: ServerConfig) -> None:
         loop.add_signal_handler(number, on_signal)
     stopping = asyncio.ensure_future(signalled.wait())
     async with server:
+        # What is loaded by now stays: the garbage collector need not look at it again and again.
+        gc.freeze()
         log.info("serving on %s", server.address)
         await stopping
         log.info("draining for at most %g s", config.drain_grace_s)
@@ -145,7 +148,17 @@ async def serve(config: ServerConfig) -> None:
 
 def run(config: ServerConfig) -> None:
     """Serve until a signal; blocks."""
-    asyncio.run(serve(config))
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(serve(config))
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's where it is installed, which takes a fifth off the cost of a small call; else asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
 
 
 def _export(metrics: Metrics, listen: str) -> WSGIServer:

@@ -28,15 +28,16 @@ async def join(parts: Parts) -> bytes:
 
 def bytes_field(number: int, *content: Data) -> Parts:
     """A field of bytes, or a nested message, whose content is these buffers."""
-    return [_varint(number << 3 | 2) + _varint(sum(map(size_of, content))), *content]
+    return [_tag(number) + _varint(sum(map(size_of, content))), *content]
 
 
 def response_parts(pictures: Iterable[tuple[pb.Picture, Data]], timing: pb.Timing) -> Parts:
     """A GenerateResponse."""
-    parts: Parts = [pb.GenerateResponse(timing=timing).SerializeToString()]
+    parts = bytes_field(pb.GenerateResponse.TIMING_FIELD_NUMBER, timing.SerializeToString())
     for picture, data in pictures:
-        content = (picture.SerializeToString(), *bytes_field(pb.Picture.DATA_FIELD_NUMBER, data))
-        parts += bytes_field(pb.GenerateResponse.PICTURES_FIELD_NUMBER, *content)
+        size = size_of(data)
+        head = picture.SerializeToString() + _PICTURE_DATA + _varint(size)
+        parts += (_PICTURES + _varint(len(head) + size) + head, data)
     return parts
 
 
@@ -46,6 +47,11 @@ def chunk_event(chunk: pb.ImageChunk, data: Data) -> bytes:
     return b"".join(bytes_field(pb.GenerateEvent.CHUNK_FIELD_NUMBER, *content))
 
 
+def _tag(number: int) -> bytes:
+    """The tag of a field of bytes (wire type 2)."""
+    return _varint(number << 3 | 2)
+
+
 def _varint(value: int) -> bytes:
     encoded = bytearray()
     while value > 0x7F:
@@ -53,3 +59,7 @@ def _varint(value: int) -> bytes:
         value >>= 7
     encoded.append(value)
     return bytes(encoded)
+
+
+_PICTURES = _tag(pb.GenerateResponse.PICTURES_FIELD_NUMBER)
+_PICTURE_DATA = _tag(pb.Picture.DATA_FIELD_NUMBER)
