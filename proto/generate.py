@@ -1,5 +1,6 @@
-"""Regenerate impasto/api from the .proto files of this folder: python proto/generate.py
+"""Regenerate impasto/api from the .proto files of this folder: python proto/generate.py [--check]
 
+With --check nothing is written: it fails if impasto/api is not what the .proto files give.
 Needs grpcio-tools 1.76 to 1.80 (newer ones write code that refuses protobuf 6) and mypy-protobuf, in the interpreter
 that runs it. proto/PACKAGE/x.proto becomes impasto/api/PACKAGE/x_pb2.py; the files' registered names stay as written,
 so that reflection shows them, and only the Python imports are made to point below impasto.api.
@@ -41,5 +42,21 @@ def _make_package(root: Path) -> None:
         (folder / "__init__.py").write_text("")
 
 
+def differences(left: Path, right: Path) -> list[str]:
+    """Files that only one of two folders has, or that differ."""
+    files = {path.relative_to(root) for root in (left, right) for path in root.rglob("*.py*") if path.suffix != ".pyc"}
+    return sorted(str(file) for file in files if _bytes(left / file) != _bytes(right / file))
+
+
+def _bytes(file: Path) -> bytes | None:
+    return file.read_bytes() if file.exists() else None
+
+
 if __name__ == "__main__":
-    generate(API)
+    if sys.argv[1:] == ["--check"]:
+        with tempfile.TemporaryDirectory() as scratch:
+            generate(Path(scratch) / "api")
+            if stale := differences(API, Path(scratch) / "api"):
+                sys.exit(f"impasto/api is not what proto/ gives; run `python proto/generate.py`: {', '.join(stale)}")
+    else:
+        generate(API)

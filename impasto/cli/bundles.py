@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -25,6 +25,7 @@ Destination = Annotated[
 
 
 PRECISIONS = ("fp32",)
+WeightsPrecision = Literal["fp32", "fp16"]
 
 
 def import_checkpoint(
@@ -32,12 +33,13 @@ def import_checkpoint(
     name: Annotated[str, typer.Option(help="Name of the model.")],
     models: Destination = None,
     version: Annotated[str, typer.Option(help="Its version, in digits.")] = "1",
+    weights: Annotated[WeightsPrecision, typer.Option(help="Precision that the weights are kept in.")] = "fp32",
     licence: Annotated[str, typer.Option(help="Its licence, which the bundle's manifest tells.")] = "unknown",
 ) -> None:
     """Turn a checkpoint into a bundle: weights, graphs, parity with torch, manifest. Runs no code from the file."""
     with stages(f"import {checkpoint.name}") as report:
         report("reading")
-        import torch  # noqa: F401  (first: what lacks it lacks the extra `torch`, which brings all that is needed)
+        import torch  # first: what lacks it lacks the extra `torch`, which brings all that is needed
 
         from impasto.export.bundle import own_models, sha256_of
         from impasto.export.publish import publish_stylegan2
@@ -56,6 +58,7 @@ def import_checkpoint(
             name,
             own_models(models),
             version=version,
+            weights_dtype={"fp32": torch.float32, "fp16": torch.float16}[weights],
             licence=licence,
             provenance=provenance,
             report=report,

@@ -153,14 +153,14 @@ class StyleGAN2Engine:
     def _check_class(self, request: PictureRequest) -> None:
         classes = self.config.c_dim
         if not classes:
-            for name in ("label", "c"):
-                if getattr(request, name) is not None:
-                    raise InvalidRequest(name, getattr(request, name), "nothing; this model is not conditional")
+            for name, found in (("label", request.label), ("class_vector", request.c)):
+                if found is not None:
+                    raise InvalidRequest(name, found, "nothing; this model is not conditional")
         if request.label is not None and request.c is not None:
             raise InvalidRequest("label", "label and c", "one of the two")
         if request.label is not None and not 0 <= request.label < classes:
             raise InvalidRequest("label", request.label, f"an integer from 0 to {classes - 1}")
-        _check_values("c", request.c, (classes,))
+        _check_values("class_vector", request.c, (classes,))
 
     def _class_row(self, request: PictureRequest) -> Floats:
         if request.c is not None:

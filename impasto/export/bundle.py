@@ -129,7 +129,10 @@ def new_bundle(models: Path, name: str, version: str) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=models))
     try:
         yield temporary
+        # Temporary folders and safetensors files are their owner's alone; a bundle is for all who may read its place.
         temporary.chmod(0o755)
+        for file in temporary.iterdir():
+            file.chmod(0o644)
         target.parent.mkdir(exist_ok=True)
         temporary.rename(target)
     finally:

@@ -148,7 +148,7 @@ def _model_field(message: Descriptor) -> str | None:
 
 def _shown(error: Exception, method: str, data: bytes) -> ImpastoError:
     """The error as the client may see it."""
-    if isinstance(error, tuple(_STATUS)):
+    if isinstance(error, ImpastoError) and isinstance(error, tuple(_STATUS)):
         return error
     if isinstance(error, DecodeError):
         return InvalidRequest("request", f"{len(data)} bytes", f"a serialised message ({error})")

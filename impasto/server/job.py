@@ -29,7 +29,7 @@ class Row(NamedTuple):
     """One picture of a job, as it waits and runs."""
 
     job: Job
-    index: int
+    number: int
     request: PictureRequest
 
 
@@ -43,7 +43,7 @@ class Job:
     def __init__(
         self, requests: Sequence[PictureRequest], encoder: Encoder | None, on_close: Callable[[Job], None]
     ) -> None:
-        self.rows = [Row(self, index, request) for index, request in enumerate(requests)]
+        self.rows = [Row(self, number, request) for number, request in enumerate(requests)]
         self.tickets: list[Ticket[Row]] = []
         self.encoder = encoder
         self.open = True

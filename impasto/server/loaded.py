@@ -167,7 +167,7 @@ class LoadedModel:
     def _deliver(self, row: Row, made: Made) -> None:
         job = row.job
         if job.encoder is None or made.data is not None:
-            job.deliver(row.index, made)
+            job.deliver(row.number, made)
         elif job.open:
             self._encoding += 1
             self._encoders.submit(self._encode, job.encoder, row, made)
@@ -190,7 +190,7 @@ class LoadedModel:
         self._pump()
         if isinstance(result, Made):
             self._metrics.encode_seconds.observe(result.encode_seconds)
-            row.job.deliver(row.index, result)
+            row.job.deliver(row.number, result)
         elif isinstance(result, ImpastoError):
             row.job.fail(result)
         else:

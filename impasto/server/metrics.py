@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -91,8 +92,8 @@ class Metrics(Collector):
         self._loads = loads
 
     def collect(self) -> Iterable[Metric]:
-        yield _counters("requests", "Calls answered", ("model", "method", "status"), dict(self._answered))
-        yield _counters("rejections", "Calls refused", ("model", "reason"), dict(self._rejected))
+        yield _counters("requests", "Calls answered", ("model", "method", "status"), self._answered.copy())
+        yield _counters("rejections", "Calls refused", ("model", "reason"), self._rejected.copy())
         models = dict(self._models)
         padding = {key: figures.padding_rows for key, figures in models.items()}
         yield _counters("padding_rows", "Rows run to fill a bucket", ("model", "version"), padding)
@@ -110,7 +111,7 @@ class Metrics(Collector):
         yield _gauges("queue_length", "Pictures that wait for a batch", queues)
 
 
-def _counters(name: str, meaning: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], int]) -> Metric:
+def _counters(name: str, meaning: str, labels: tuple[str, ...], values: Mapping[Any, int]) -> Metric:
     family = CounterMetricFamily(f"impasto_{name}", meaning, labels=labels)
     for key, value in values.items():
         family.add_metric(key, value)

@@ -65,15 +65,20 @@ class Discriminator(nn.Module):
     Higher is more real. The patches are what an eighth of the resolution sees (at least 4×4 of them): in a texture each
     one tells as much as the picture does, so that strokes are learnt from far fewer pictures (Isola et al. 2017,
     "Image-to-image translation with conditional adversarial networks", §3.2.2).
+
+    While `fade` is under 1 the highest block is mixed with what the network saw before it grew, the picture of half the
+    size (Karras et al. 2018, "Progressive growing of GANs", §2).
     """
 
     def __init__(self, resolution: int, channel_base: int, channel_max: int):
         super().__init__()
         self.resolution = resolution
+        self.fade = 1.0
         self.patches = max(resolution // 8, 4)
         sides = [2**level for level in range(2, int(math.log2(resolution)) + 1)]
         channels = {side: min(channel_base // side, channel_max) for side in sides}
         self.from_rgb = Conv(3, channels[resolution], 1)
+        self.previous_rgb = Conv(3, channels[max(resolution // 2, 4)], 1)
         for side in sides[1:]:
             setattr(self, f"b{side}", Block(channels[side], channels[side // 2]))
         self.patch = Conv(channels[self.patches], 1, 1, linear=True)
@@ -91,6 +96,9 @@ class Discriminator(nn.Module):
             if side == 4:
                 break
             x = getattr(self, f"b{side}")(x)
+            if self.fade < 1.0 and side == self.resolution:
+                previous = self.previous_rgb(functional.avg_pool2d(pictures, 2).to(dtype))
+                x = previous + (x - previous) * self.fade
             side //= 2
         x = x.float()
         x = self.conv(torch.cat([x, _minibatch_deviation(x)], dim=1))

@@ -40,6 +40,7 @@ class TrainingPlan:
     crop: tuple[int, int] = (224, 448)
     grow_from: int = 32
     grow_pictures: int = 24_000
+    fade_pictures: int = 6_000
     learning_rate: float = 2.5e-3
     r1_interval: int = 16
     r1_gamma: float | None = None
@@ -56,6 +57,12 @@ class TrainingPlan:
         resolutions = [r for r in self.config.resolutions if r >= min(self.grow_from, self.config.resolution)]
         ends = [self.grow_pictures * (index + 1) for index in range(len(resolutions) - 1)]
         return [*zip(resolutions[:-1], ends, strict=True), (resolutions[-1], self.pictures)]
+
+    def fade(self, seen: int) -> float:
+        """How far the discriminator's highest block is faded in after `seen` pictures: 0 to 1; always 1 in the first stage."""
+        ends = [0, *(end for _, end in self.stages()[:-1])]
+        start = max(end for end in ends if end <= seen)
+        return 1.0 if start == 0 else min((seen - start) / self.fade_pictures, 1.0)
 
     def stage(self, seen: int) -> int:
         """The resolution trained after `seen` pictures."""
@@ -112,6 +119,7 @@ class Trainer:
         while self.seen < self.plan.pictures and not stop():
             if (resolution := self.plan.stage(self.seen)) != self.resolution:
                 self._grow(resolution)
+            self.discriminator.fade = self.plan.fade(self.seen)
             losses.append(self._step())
             now = time.monotonic()
             if now - last_report > 10.0:
@@ -170,8 +178,8 @@ class Trainer:
 
     @property
     def batch(self) -> int:
-        """The batch of this stage: a lower resolution takes a larger one, up to four times."""
-        return self.plan.batch * min(self.plan.config.resolution // self.resolution, 4)
+        """The batch of this stage: a lower resolution takes twice that of the last."""
+        return self.plan.batch * min(self.plan.config.resolution // self.resolution, 2)
 
     def _build(self, resolution: int) -> None:
         plan = self.plan
@@ -209,7 +217,10 @@ class Trainer:
             wanted = new.state_dict()
             kept = {k: v for k, v in old.state_dict().items() if k in wanted and wanted[k].shape == v.shape}
             if isinstance(new, Discriminator):
-                kept = {k: v for k, v in kept.items() if not k.startswith("from_rgb")}
+                kept = {k: v for k, v in kept.items() if not k.startswith(("from_rgb", "previous_rgb"))}
+                kept |= {
+                    k.replace("from_", "previous_"): v for k, v in old.from_rgb.state_dict(prefix="from_rgb.").items()
+                }
             new.load_state_dict(kept, strict=False)
         ema_top = getattr(self.ema.synthesis, f"b{resolution}")
         ema_top.load_state_dict(top.state_dict())
