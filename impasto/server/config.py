@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from impasto.errors import InvalidRequest
@@ -75,6 +75,11 @@ class ServerConfig(_Section):
     limits: Limits = Limits()
     tls: Tls | None = None
 
+    @field_validator("metrics_listen", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return value or None
+
     @property
     def directories(self) -> list[Path]:
         """Where models are looked for, in this order."""
@@ -92,15 +97,18 @@ def load_config(file: Path | None = None, overrides: Mapping[str, Any] | None = 
     values = _read(file) if file else {}
     for key, value in (overrides or {}).items():
         if value is not None:
-            *sections, name = key.split(".")
-            target = values
-            for section in sections:
-                target = target.setdefault(section, {})
-            target[name] = value
+            _set(values, key.split("."), value)
     try:
         return ServerConfig.model_validate(values)
     except ValidationError as error:
         raise _as_invalid(error.errors()[0], str(file) if file else "configuration") from error
+
+
+def _set(values: dict[str, Any], key: list[str], value: object) -> None:
+    section = values.setdefault(key[0], {}) if len(key) > 1 else values
+    # A section that is none of the file's is left to the validation.
+    if isinstance(section, dict):
+        section[key[-1]] = value
 
 
 def _read(file: Path) -> dict[str, Any]:

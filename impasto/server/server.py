@@ -6,23 +6,21 @@ import asyncio
 import gc
 import logging
 import signal
-from pathlib import Path
 from typing import Self
 from wsgiref.simple_server import WSGIServer
 
 import grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
-from prometheus_client import start_http_server
 
 from impasto.api.impasto.v1 import models_pb2_grpc
-from impasto.errors import InvalidRequest
 from impasto.server import generation, health, inference, models
-from impasto.server.config import MEBIBYTE, ServerConfig, Tls
+from impasto.server.config import MEBIBYTE, ServerConfig
 from impasto.server.generation import GenerationService
 from impasto.server.health import Health
 from impasto.server.host import ModelHost
 from impasto.server.inference import InferenceService
 from impasto.server.interceptor import Guard, Router
+from impasto.server.listening import bind, export
 from impasto.server.metrics import Metrics
 from impasto.server.models import ModelService
 
@@ -69,11 +67,10 @@ class Server:
         InvalidRequest if an address or a TLS file cannot be used, and what loading a model raises.
         """
         await self._health.not_serving()
-        self.address = self._bind()
+        self.address = bind(self._grpc, self.config.listen, self.config.tls)
         await self._grpc.start()
         if self.config.metrics_listen:
-            self._exporter = _export(self.metrics, self.config.metrics_listen)
-            self.metrics_address = f"{_host_of(self.config.metrics_listen)}:{self._exporter.server_port}"
+            self._exporter, self.metrics_address = export(self.metrics, self.config.metrics_listen)
         await self.host.load_all()
         await self._health.serving()
 
@@ -113,16 +110,6 @@ class Server:
         for end in ends:
             end.cancel()
 
-    def _bind(self) -> str:
-        listen, tls = self.config.listen, self.config.tls
-        try:
-            port = (
-                self._grpc.add_secure_port(listen, _credentials(tls)) if tls else self._grpc.add_insecure_port(listen)
-            )
-        except RuntimeError as error:
-            raise InvalidRequest("listen", listen, f"an address of this machine that is free ({error})") from error
-        return f"{_host_of(listen)}:{port}"
-
 
 async def serve(config: ServerConfig) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal aborts what is left."""
@@ -159,29 +146,3 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
-
-
-def _export(metrics: Metrics, listen: str) -> WSGIServer:
-    host, _, port = listen.rpartition(":")
-    try:
-        exporter, _ = start_http_server(int(port), host, metrics.registry)
-    except OSError as error:
-        raise InvalidRequest("metrics_listen", listen, f"an address of this machine that is free ({error})") from error
-    return exporter
-
-
-def _credentials(tls: Tls) -> grpc.ServerCredentials:
-    pair = (_pem("tls.key", tls.key), _pem("tls.cert", tls.cert))
-    client_ca = _pem("tls.client_ca", tls.client_ca) if tls.client_ca else None
-    return grpc.ssl_server_credentials([pair], client_ca, require_client_auth=client_ca is not None)
-
-
-def _pem(field: str, file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise InvalidRequest(field, str(file), f"a readable PEM file ({error.strerror})") from error
-
-
-def _host_of(listen: str) -> str:
-    return listen.rpartition(":")[0]

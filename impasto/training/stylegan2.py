@@ -59,7 +59,7 @@ class TrainingPlan:
         return [*zip(resolutions[:-1], ends, strict=True), (resolutions[-1], self.pictures)]
 
     def fade(self, seen: int) -> float:
-        """How far the discriminator's highest block is faded in after `seen` pictures: 0 to 1; always 1 in the first stage."""
+        """How far the discriminator's highest block is faded in after `seen` pictures, from 0 to 1."""
         ends = [0, *(end for _, end in self.stages()[:-1])]
         start = max(end for end in ends if end <= seen)
         return 1.0 if start == 0 else min((seen - start) / self.fade_pictures, 1.0)

@@ -19,7 +19,7 @@ from impasto.api.impasto.v1 import generation_pb2 as pb
 from impasto.api.impasto.v1.generation_pb2_grpc import GenerationServiceStub
 from impasto.engine.null import write_null_bundle
 from tests.support.bundles import write_tiny_bundle
-from tests.support.engines import Gate, Seeds, serving_gated, serving_hooked, until
+from tests.support.engines import BatchGate, Seeds, serving_gated, serving_hooked, until
 from tests.support.generation import status_of
 from tests.support.inference import connected, serving
 
@@ -219,7 +219,7 @@ async def test_a_message_over_the_limit_is_refused(tiny_models: Path) -> None:
 
 async def test_a_reply_over_the_limit_is_refused_before_it_is_made(tmp_path: Path) -> None:
     write_null_bundle(tmp_path, width=256, height=256)
-    gate = Gate()
+    gate = BatchGate()
     async with serving_gated(tmp_path, "null", gate, limits={"send_mib": 1}) as server, connected(server) as channel:
         request = pb.GenerateRequest(model="null", seeds=range(6), format="IMAGE_FORMAT_RAW_UINT8")
         line = "seeds, z, ws: found '6 pictures'; allowed is at most 5 of this size and format in one reply"
@@ -290,7 +290,7 @@ async def test_an_engine_that_fails_is_internal_with_an_id_that_is_in_the_log(
 
 async def test_a_batch_that_fails_harms_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_null_bundle(tmp_path, width=8, height=8)
-    gate = Gate()
+    gate = BatchGate()
 
     def hold_and_break(seeds: Seeds) -> None:
         gate(seeds)

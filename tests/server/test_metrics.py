@@ -28,7 +28,10 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 @asynccontextmanager
 async def measured(models: Path, **settings: Any) -> AsyncIterator[tuple[Server, grpc.aio.Channel]]:
     """A server of `null` with an exporter, and a channel to it."""
-    async with serving(models, "null", metrics_listen="127.0.0.1:0", **settings) as server, connected(server) as channel:
+    async with (
+        serving(models, "null", metrics_listen="127.0.0.1:0", **settings) as server,
+        connected(server) as channel,
+    ):
         yield server, channel
 
 

@@ -113,7 +113,7 @@ def expected(request: PictureRequest, format: str, engine: Engine, pixels: Pixel
     return encode(pixels.array, "png", engine.describe(request))
 
 
-def test_the_cases_are_different_pictures(alone: dict[str, Pixels]) -> None:
+async def test_the_cases_are_different_pictures(alone: dict[str, Pixels]) -> None:
     assert len({pixels.array.tobytes() for pixels in alone.values()}) == len(CASES)
 
 

@@ -145,9 +145,7 @@ async def test_a_key_that_cannot_be_read_is_one_line_that_names_it(null_models: 
 
 
 @pytest.mark.parametrize("field", ["cert", "key", "client_ca"])
-async def test_a_file_that_is_no_pem_is_one_line_that_names_its_field(
-    field: str, null_models: Path, tls: Tls
-) -> None:
+async def test_a_file_that_is_no_pem_is_one_line_that_names_its_field(field: str, null_models: Path, tls: Tls) -> None:
     garbage = null_models / "garbage.pem"
     garbage.write_text("no certificate")
     with pytest.raises(InvalidRequest, match=rf"^tls\.{field}: found .*garbage"):

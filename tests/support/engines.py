@@ -39,7 +39,7 @@ class HookedEngine:
         return self._engine.run(requests)
 
 
-class Gate:
+class BatchGate:
     """Holds each batch until it is let through; `batches` has the seeds of all that came to it, in order."""
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ async def serving_hooked(
 
 
 @asynccontextmanager
-async def serving_gated(models: Path, name: str, gate: Gate, **settings: Any) -> AsyncIterator[Server]:
+async def serving_gated(models: Path, name: str, gate: BatchGate, **settings: Any) -> AsyncIterator[Server]:
     """A server of a model whose batches wait at the gate, which opens at the end."""
     async with serving_hooked(models, name, gate, **settings) as server:
         try:
@@ -96,5 +96,5 @@ async def serving_gated(models: Path, name: str, gate: Gate, **settings: Any) ->
 async def until(condition: Callable[[], bool]) -> None:
     """Return when the condition holds. TimeoutError after a long while."""
     async with asyncio.timeout(GUARD_SECONDS):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - the server's own state sets no event
             await asyncio.sleep(0.002)
