@@ -26,7 +26,7 @@ from benchmarks.report import show, write
 from impasto.api.impasto.v1 import generation_pb2 as pb
 from impasto.engine.null import write_null_bundle
 from impasto.server.config import load_config
-from impasto.server.server import Server, new_event_loop
+from impasto.server.server import run
 
 GENERATE = "/impasto.v1.GenerationService/Generate"
 SIDES = (64, 512)
@@ -130,15 +130,9 @@ def _process(target: Any, argument: Any) -> Iterator[str]:
 
 
 def _serve_impasto(models: str, report: Any) -> None:
-    async def run() -> None:
-        names = tuple(f"null{side}" for side in SIDES)
-        overrides = {"listen": "127.0.0.1:0", "metrics_listen": "127.0.0.1:0", "models": (models,), "load": names}
-        async with Server(load_config(None, overrides)) as server:
-            report.send(server.address)
-            await asyncio.Event().wait()
-
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(run())
+    names = tuple(f"null{side}" for side in SIDES)
+    overrides = {"listen": "127.0.0.1:0", "metrics_listen": "127.0.0.1:0", "models": (models,), "load": names}
+    run(load_config(None, overrides), on_ready=lambda server: report.send(server.address))
 
 
 def _serve_bare(reply: bytes, report: Any) -> None:

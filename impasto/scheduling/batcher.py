@@ -103,6 +103,8 @@ class DynamicBatcher(Generic[T]):
     def expire(self) -> list[Ticket[T]]:
         """Remove and return the rows whose deadline has passed or cannot be met any more."""
         self._drop_late(self._clock())
+        if not self._late:
+            return []
         late = list(self._late)
         self._late.clear()
         return late

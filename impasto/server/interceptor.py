@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import math
+import operator
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
 import grpc
-from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
 from impasto.errors import (
@@ -106,13 +105,14 @@ class Guard:
     def _guarded(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
         behaviour = cast(Behaviour, handler.unary_stream if handler.response_streaming else handler.unary_unary)
         parse = cast(Callable[[bytes], Message], handler.request_deserializer)
+        model_of = _model_getter(parse)
 
         async def call(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             self.in_flight += 1
             model, status = "", "OK"
             try:
                 request = parse(data)
-                model = self._model_of(request)
+                model = model_of(request)
                 return await behaviour(request, context)
             except asyncio.CancelledError:
                 status = "CANCELLED"
@@ -121,10 +121,10 @@ class Guard:
                 shown = _shown(error, method, data)
                 code = next(code for kind, code in _STATUS.items() if isinstance(shown, kind))
                 status = code.name
-                self._metrics.rejected(model, type(shown).__name__)
+                self._metrics.rejected(self._label(model), type(shown).__name__)
                 await context.abort(code, str(shown)[:MAX_DETAILS], _retry_after(shown))
             finally:
-                self._metrics.answered(model, method, status)
+                self._metrics.answered(self._label(model), method, status)
                 self.in_flight -= 1
                 if self._emptied and not self.in_flight and not self._emptied.done():
                     self._emptied.set_result(None)
@@ -133,17 +133,16 @@ class Guard:
             return grpc.unary_stream_rpc_method_handler(call, None, handler.response_serializer)
         return grpc.unary_unary_rpc_method_handler(call, None, handler.response_serializer)
 
-    def _model_of(self, request: Message) -> str:
-        field = _model_field(request.DESCRIPTOR)
-        if field is None:
-            return ""
-        name: str = getattr(request, field)
-        return name if self._is_model(name) else UNKNOWN
+    def _label(self, model: str) -> str:
+        # What callers make up must not become series of their own.
+        return model if not model or self._is_model(model) else UNKNOWN
 
 
-@functools.cache
-def _model_field(message: Descriptor) -> str | None:
-    return next((name for name in _MODEL_FIELDS if name in message.fields_by_name), None)
+def _model_getter(parse: Callable[[bytes], Message]) -> Callable[[Message], str]:
+    """What finds the model's name in a method's requests; `parse` is the FromString of their class."""
+    fields = parse.__self__.DESCRIPTOR.fields_by_name  # type: ignore[attr-defined]
+    named = [name for name in _MODEL_FIELDS if name in fields]
+    return operator.attrgetter(named[0]) if named else lambda request: ""
 
 
 def _shown(error: Exception, method: str, data: bytes) -> ImpastoError:

@@ -120,11 +120,14 @@ class LoadedModel:
         if self._pumping:  # a short batch has run within `start`: the loop below goes on
             return
         self._pumping = True
-        for ticket in self._batcher.expire():
-            ticket.payload.job.fail(DeadlineExceeded("deadline: it has passed in the queue, or cannot be met any more"))
-        while self._has_room() and (batch := self._batcher.take()):
-            self._instances.start(batch)
-        self._pumping = False
+        try:
+            for ticket in self._batcher.expire():
+                late = DeadlineExceeded("deadline: it has passed in the queue, or cannot be met any more")
+                ticket.payload.job.fail(late)
+            while len(self._batcher) and self._has_room() and (batch := self._batcher.take()):
+                self._instances.start(batch)
+        finally:
+            self._pumping = False
         if len(self._batcher):
             self._set_timer()
         elif self._settled and self._instances.all_idle and not self._settled.done():

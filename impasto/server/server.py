@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import signal
+from collections.abc import Callable
 from typing import Self
 from wsgiref.simple_server import WSGIServer
 
@@ -23,6 +23,7 @@ from impasto.server.interceptor import Guard, Router
 from impasto.server.listening import bind, export
 from impasto.server.metrics import Metrics
 from impasto.server.models import ModelService
+from impasto.server.process import keep_freed_memory, keep_objects, new_event_loop
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +112,11 @@ class Server:
             end.cancel()
 
 
-async def serve(config: ServerConfig) -> None:
+def _log_address(server: Server) -> None:
+    log.info("serving on %s", server.address)
+
+
+async def serve(config: ServerConfig, on_ready: Callable[[Server], None]) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal aborts what is left."""
     server = Server(config)
     signalled = asyncio.Event()
@@ -126,23 +131,14 @@ async def serve(config: ServerConfig) -> None:
         loop.add_signal_handler(number, on_signal)
     stopping = asyncio.ensure_future(signalled.wait())
     async with server:
-        # What is loaded by now stays: the garbage collector need not look at it again and again.
-        gc.freeze()
-        log.info("serving on %s", server.address)
+        keep_objects()
+        on_ready(server)
         await stopping
         log.info("draining for at most %g s", config.drain_grace_s)
 
 
-def run(config: ServerConfig) -> None:
-    """Serve until a signal; blocks."""
+def run(config: ServerConfig, on_ready: Callable[[Server], None] = _log_address) -> None:
+    """Serve until a signal; blocks. `on_ready` is called once the models are loaded."""
+    keep_freed_memory()
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(serve(config))
-
-
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's where it is installed, which takes a fifth off the cost of a small call; else asyncio's own."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
+        runner.run(serve(config, on_ready))

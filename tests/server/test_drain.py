@@ -21,8 +21,9 @@ from impasto.api.impasto.v1.generation_pb2_grpc import GenerationServiceStub as 
 from impasto.engine.null import write_null_bundle
 from impasto.server.config import ServerConfig
 from impasto.server.server import Server
-from tests.support.gate import GUARD, HELD, Gate
+from tests.support.gate import HELD, Gate
 from tests.support.inference import connected
+from tests.support.waiting import GUARD
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 LARGE = 2048

@@ -22,8 +22,9 @@ from impasto.engine.null import NullEngine, write_null_bundle
 from impasto.errors import BackendUnavailable, BundleError, InternalError, ModelNotFound
 from impasto.server.config import ServerConfig
 from impasto.server.server import Server
-from tests.support.gate import GUARD, Gate
+from tests.support.gate import Gate
 from tests.support.inference import connected, serving
+from tests.support.waiting import GUARD
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICES = ("impasto.v1.GenerationService", "impasto.v1.ModelService", "inference.GRPCInferenceService")
@@ -96,7 +97,8 @@ async def reflected(channel: grpc.aio.Channel, **question: str) -> Any:
         yield reflection_pb2.ServerReflectionRequest(**question)
 
     stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-    return [answer async for answer in stub.ServerReflectionInfo(questions())][0]
+    [answer] = [answer async for answer in stub.ServerReflectionInfo(questions())]
+    return answer
 
 
 async def test_reflection_lists_all_services(null_models: Path) -> None:
@@ -143,7 +145,7 @@ async def test_a_named_model_whose_device_is_missing_ends_the_start(
         raise BackendUnavailable("device: found 'cuda'; there is none")
 
     monkeypatch.setattr(NullEngine, "warm_up", fail)
-    with pytest.raises(BackendUnavailable, match="^device: found 'cuda'; there is none$"):
+    with pytest.raises(BackendUnavailable, match=r"^device: found 'cuda'; there is none$"):
         async with serving(null_models, "null"):
             pass
 

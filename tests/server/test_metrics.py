@@ -18,8 +18,9 @@ from impasto.api.impasto.v1 import models_pb2
 from impasto.api.impasto.v1.generation_pb2_grpc import GenerationServiceStub
 from impasto.api.impasto.v1.models_pb2_grpc import ModelServiceStub
 from impasto.server.server import Server
-from tests.support.gate import GUARD, HELD, Gate
+from tests.support.gate import HELD, Gate
 from tests.support.inference import connected, serving
+from tests.support.waiting import GUARD, until
 
 Stub = GenerationServiceStub
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -111,13 +112,15 @@ async def test_rejections_are_counted_by_reason(null_models: Path, gate: Gate) -
 async def test_a_call_that_its_caller_cancels_is_counted_as_cancelled_and_not_as_rejected(
     null_models: Path, gate: Gate
 ) -> None:
+    async def answered() -> bool:
+        return bool(of(await scrape(server), "requests_total"))
+
     async with measured(null_models) as (server, channel):
         held = asyncio.ensure_future(Stub(channel).Generate(request(HELD)))
         await gate.reached()
         held.cancel()
-        async with asyncio.timeout(GUARD):
-            while not of(samples := await scrape(server), "requests_total"):
-                await asyncio.sleep(0.01)
+        await until(answered)
+        samples = await scrape(server)
         gate.open()
     assert of(samples, "requests_total") == {("Generate", "null", "CANCELLED"): 1}
     assert of(samples, "rejections_total") == {}

@@ -19,8 +19,9 @@ from impasto.api.impasto.v1.generation_pb2_grpc import GenerationServiceStub
 from impasto.api.impasto.v1.models_pb2_grpc import ModelServiceStub
 from impasto.engine.null import NullEngine, write_null_bundle
 from impasto.export.bundle import open_bundle
-from tests.support.gate import GUARD, HELD, Gate
+from tests.support.gate import HELD, Gate
 from tests.support.inference import connected, serving
+from tests.support.waiting import until
 
 NAMES = ("null", "other")
 
@@ -62,6 +63,15 @@ async def state(models: ModelServiceStub, name: str, version: str = "") -> tuple
     """The version and state that GetModel tells."""
     model = await models.GetModel(pb.GetModelRequest(name=name, version=version))
     return model.version, pb.ModelState.Name(model.state).removeprefix("MODEL_STATE_")
+
+
+async def until_state(models: ModelServiceStub, name: str, wanted: str) -> None:
+    """Return when GetModel tells that state."""
+
+    async def reached() -> bool:
+        return (await state(models, name))[1] == wanted
+
+    await until(reached)
 
 
 async def refusal(call: Any) -> tuple[grpc.StatusCode, str]:
@@ -138,15 +148,17 @@ async def test_a_load_goes_on_when_its_caller_goes_away(models: ModelServiceStub
     await gate.reached()
     loading.cancel()
     gate.open()
-    async with asyncio.timeout(GUARD):
-        while await state(models, "other") != ("1", "READY"):
-            await asyncio.sleep(0.01)
+    await until_state(models, "other", "READY")
 
 
 async def test_requests_in_flight_finish_on_the_old_engine_when_a_model_is_reloaded(
     models: ModelServiceStub, channel: grpc.aio.Channel, null_models: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed: list[int] = []
+
+    async def some_closed() -> bool:
+        return bool(closed)
+
     monkeypatch.setattr(NullEngine, "close", lambda engine: closed.append(engine.manifest.width))
     running = pictures_of(channel, HELD)
     await gate.reached()
@@ -160,9 +172,7 @@ async def test_requests_in_flight_finish_on_the_old_engine_when_a_model_is_reloa
     gate.open()
     old = (await running).pictures[0]
     assert (old.width, len(old.data)) == (64, 64 * 64 * 3)
-    async with asyncio.timeout(GUARD):
-        while not closed:
-            await asyncio.sleep(0.01)
+    await until(some_closed)
     assert closed == [64]
 
 
@@ -192,9 +202,7 @@ async def test_unloading_finishes_what_was_accepted_and_refuses_what_is_new(
     running = pictures_of(channel, HELD)
     await gate.reached()
     unloading = asyncio.ensure_future(models.UnloadModel(pb.UnloadModelRequest(name="null")))
-    async with asyncio.timeout(GUARD):
-        while await state(models, "null") != ("1", "UNLOADING"):
-            await asyncio.sleep(0.01)
+    await until_state(models, "null", "UNLOADING")
     assert (await refusal(pictures_of(channel, 1)))[0] is grpc.StatusCode.NOT_FOUND
     assert not unloading.done()
     gate.open()

@@ -11,11 +11,10 @@ import pytest
 
 from impasto.engine.null import NullEngine
 from impasto.engine.picture import PictureRequest, Pixels
+from tests.support.waiting import GUARD
 
 HELD = 4_000_000_000
 """The seed whose batch waits for the gate."""
-GUARD = 60.0
-"""Seconds after which a test that hangs is given up."""
 BATCH_SECONDS = 0.002
 """What every batch takes: as long as this, no server may run it on its event loop."""
 
