@@ -122,8 +122,7 @@ class LoadedModel:
         self._pumping = True
         try:
             for ticket in self._batcher.expire():
-                late = DeadlineExceeded("deadline: it has passed in the queue, or cannot be met any more")
-                ticket.payload.job.fail(late)
+                ticket.payload.job.fail(DeadlineExceeded("deadline: it passed in the queue, or cannot be met any more"))
             while len(self._batcher) and self._has_room() and (batch := self._batcher.take()):
                 self._instances.start(batch)
         finally:

@@ -13,6 +13,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT = 64 * MEBIBYTE
 LARGEST_KEPT = 32 * MEBIBYTE
 """The most that glibc takes as its threshold."""
+NEW_OBJECTS = 10_000
+"""Between two looks of the garbage collector; Python's own default is 700."""
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -36,7 +38,8 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, KEPT)
 
 
-def keep_objects() -> None:
-    """Have the garbage collector leave alone what there is now: it stays, and need not be looked at again and again."""
+def spare_the_garbage_collector() -> None:
+    """Have it leave alone what there is now, which stays, and look seldom: requests are freed without it."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(NEW_OBJECTS)

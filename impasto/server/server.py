@@ -23,7 +23,7 @@ from impasto.server.interceptor import Guard, Router
 from impasto.server.listening import bind, export
 from impasto.server.metrics import Metrics
 from impasto.server.models import ModelService
-from impasto.server.process import keep_freed_memory, keep_objects, new_event_loop
+from impasto.server.process import keep_freed_memory, new_event_loop, spare_the_garbage_collector
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ async def serve(config: ServerConfig, on_ready: Callable[[Server], None]) -> Non
         loop.add_signal_handler(number, on_signal)
     stopping = asyncio.ensure_future(signalled.wait())
     async with server:
-        keep_objects()
+        spare_the_garbage_collector()
         on_ready(server)
         await stopping
         log.info("draining for at most %g s", config.drain_grace_s)

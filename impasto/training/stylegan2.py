@@ -216,12 +216,8 @@ class Trainer:
         for new, old in ((self.generator, old_g), (self.ema, old_ema), (self.discriminator, old_d)):
             wanted = new.state_dict()
             kept = {k: v for k, v in old.state_dict().items() if k in wanted and wanted[k].shape == v.shape}
-            if isinstance(new, Discriminator):
-                kept = {k: v for k, v in kept.items() if not k.startswith(("from_rgb", "previous_rgb"))}
-                kept |= {
-                    k.replace("from_", "previous_"): v for k, v in old.from_rgb.state_dict(prefix="from_rgb.").items()
-                }
-            new.load_state_dict(kept, strict=False)
+            new.load_state_dict({k: v for k, v in kept.items() if "_rgb" not in k}, strict=False)
+        self.discriminator.previous_rgb.load_state_dict(old_d.from_rgb.state_dict())
         ema_top = getattr(self.ema.synthesis, f"b{resolution}")
         ema_top.load_state_dict(top.state_dict())
 

@@ -1,0 +1,50 @@
+"""How the process of a server is tuned."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+import uvloop
+
+from impasto.server.process import new_event_loop
+
+ALLOCATIONS, PAGES = 50, 2048
+COUNT_FAULTS = f"""
+import resource
+from impasto.server.process import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range({ALLOCATIONS}):
+        b"x" * ({PAGES} * 4096)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+keep_freed_memory()
+print(faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is tuned")
+def test_freed_memory_is_used_again_without_asking_the_kernel() -> None:
+    shown = subprocess.run([sys.executable, "-c", COUNT_FAULTS], capture_output=True, text=True, check=True)
+    assert int(shown.stdout) < 2 * PAGES
+
+
+def test_server_runs_on_uvloop_where_it_is_installed() -> None:
+    loop = new_event_loop()
+    try:
+        assert isinstance(loop, uvloop.Loop)
+    finally:
+        loop.close()
+
+
+def test_server_runs_on_asyncios_own_loop_without_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    loop = new_event_loop()
+    try:
+        assert type(loop).__module__.startswith("asyncio")
+    finally:
+        loop.close()
