@@ -59,7 +59,8 @@ class StyleGAN2Engine:
             check_seed("style_mix.seed", request.mix.seed)
             if not 0 <= request.mix.first <= request.mix.last < config.num_ws:
                 layers = f"{request.mix.first} to {request.mix.last}"
-                raise InvalidRequest("style_mix layers", layers, f"first ≤ last, from 0 to {config.num_ws - 1}")
+                allowed = f"first ≤ last, from 0 to {config.num_ws - 1}"
+                raise InvalidRequest("style_mix.first_layer, last_layer", layers, allowed)
 
     def describe(self, request: PictureRequest) -> dict[str, Any]:
         parameters: dict[str, Any] = {"noise_mode": self._noise_mode(request)}

@@ -52,13 +52,15 @@ class WaitingRows(Generic[T]):
     def pop(self, rows: int, aged: float) -> list[Ticket[T]]:
         """Remove the rows that go next, at most so many, and return them in order."""
         popped: list[Ticket[T]] = []
-        while len(popped) < rows and (oldest := self.oldest()) is not None and oldest.submitted <= aged:
-            self.remove(oldest)
-            popped.append(oldest)
-        for queue in self._queues:
-            while queue and len(popped) < rows:
-                popped.append(queue.popitem(last=False)[0])
-                self._rows -= 1
+        queues = [queue for queue in self._queues if queue]
+        if len(queues) > 1:
+            while len(popped) < rows and (oldest := self.oldest()) is not None and oldest.submitted <= aged:
+                self.remove(oldest)
+                popped.append(oldest)
+        for queue in queues:
+            taken = [queue.popitem(last=False)[0] for _ in range(min(len(queue), rows - len(popped)))]
+            self._rows -= len(taken)
+            popped += taken
         return popped
 
     def ahead_of_new(self, priority: int, aged: float) -> int:

@@ -81,6 +81,11 @@ class ServerConfig(_Section):
         return value or None
 
     @property
+    def most_pictures(self) -> int:
+        """The most pictures in one call: what it may ask for, and what may wait at a priority."""
+        return min(self.limits.max_pictures, self.batching.max_queue)
+
+    @property
     def directories(self) -> list[Path]:
         """Where models are looked for, in this order."""
         return [*self.models, ZOO] if self.models else model_directories()

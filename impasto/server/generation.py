@@ -12,7 +12,7 @@ from impasto.engine.picture import PictureRequest
 from impasto.errors import InvalidRequest
 from impasto.export.bundle import Manifest
 from impasto.images import metadata_text
-from impasto.server.config import MEBIBYTE, Limits
+from impasto.server.config import MEBIBYTE, ServerConfig
 from impasto.server.encoding import Data, encoder_for
 from impasto.server.host import Job, LoadedModel, Made, ModelHost
 from impasto.server.interceptor import Guard, Handlers
@@ -27,9 +27,10 @@ SERVICE = pb.DESCRIPTOR.services_by_name["GenerationService"].full_name
 class GenerationService:
     """Makes pictures with the host's models. Its replies are serialised already: see `wire`."""
 
-    def __init__(self, host: ModelHost, limits: Limits) -> None:
+    def __init__(self, host: ModelHost, config: ServerConfig) -> None:
         self._host = host
-        self._limits = limits
+        self._limits = config.limits
+        self._max_pictures = config.most_pictures
 
     def add_to(self, guard: Guard) -> None:
         """Register both methods."""
@@ -63,7 +64,7 @@ class GenerationService:
     def _read(self, message: pb.GenerateRequest) -> tuple[LoadedModel, list[PictureRequest]]:
         check_model(message.model, message.version)
         model = self._host.get(message.model, message.version)
-        return model, picture_requests(message, model.engine.manifest, self._limits.max_pictures)
+        return model, picture_requests(message, model.engine.manifest, self._max_pictures)
 
     def _check_size(self, format: int, manifest: Manifest, pictures: int) -> None:
         bytes_a_value = 4 if format == pb.IMAGE_FORMAT_RAW_FLOAT32 else 1

@@ -14,7 +14,7 @@ from impasto.errors import InvalidRequest, ModelNotFound, Unavailable
 from impasto.server.config import ServerConfig
 from impasto.server.host import LoadedModel, ModelHost, ModelState, ModelStatus
 from impasto.server.inference_model import model_config, model_metadata, model_statistics
-from impasto.server.inference_requests import most_pictures, picture_requests, read_parameters
+from impasto.server.inference_requests import picture_requests, read_parameters
 from impasto.server.interceptor import Guard
 from impasto.server.requests import check_model
 from impasto.server.tensors import check_reply_size, encoder_of, reply_parts, requested_outputs
@@ -40,7 +40,7 @@ class InferenceService:
     def __init__(self, host: ModelHost, config: ServerConfig) -> None:
         self._host = host
         self._config = config
-        self._max_pictures = most_pictures(config)
+        self._max_pictures = config.most_pictures
 
     def add_to(self, guard: Guard) -> None:
         """Register every method of the service; ModelInfer's replies are serialised already, see `wire`."""

@@ -8,7 +8,7 @@ from impasto.api.inference import grpc_service_pb2 as pb
 from impasto.api.inference import model_config_pb2 as config_pb
 from impasto.export.bundle import TensorSpec
 from impasto.server.config import Batching, ServerConfig
-from impasto.server.inference_requests import SOURCES, most_pictures
+from impasto.server.inference_requests import SOURCES
 from impasto.server.loaded import LoadedModel
 from impasto.server.statistics import Duration
 
@@ -32,7 +32,7 @@ def model_config(model: LoadedModel, config: ServerConfig) -> config_pb.ModelCon
         name=model.name,
         platform=_platform(model),
         backend=model.engine.backend,
-        max_batch_size=most_pictures(config),
+        max_batch_size=config.most_pictures,
         input=_inputs(manifest.inputs),
         output=[
             config_pb.ModelOutput(name=spec.name, data_type=_data_type(spec), dims=spec.shape[1:])

@@ -12,7 +12,6 @@ from impasto.api.inference.grpc_service_pb2 import InferParameter, ModelInferReq
 from impasto.engine.picture import NOISE_MODES, NoiseMode, PictureRequest, check_seed
 from impasto.errors import InvalidRequest
 from impasto.export.bundle import Manifest
-from impasto.server.config import ServerConfig
 from impasto.server.tensors import read_inputs
 
 SOURCES = ("seed", "z", "ws")
@@ -28,11 +27,6 @@ class Parameters:
     psi_cutoff: int | None = None
     priority: int = 0
     timeout: float | None = None
-
-
-def most_pictures(config: ServerConfig) -> int:
-    """The N of a request's tensors at most: what a call may ask for, and what may wait at a priority."""
-    return min(config.limits.max_pictures, config.batching.max_queue)
 
 
 def picture_requests(

@@ -101,6 +101,9 @@ class Job:
     def __exit__(self, *exception: object) -> None:
         self.open = False
         self._on_close(self)
+        # A row refers to its job: without this, only the garbage collector would free them.
+        self.rows.clear()
+        self.tickets.clear()
 
     async def _until_ready(self, pictures: int) -> None:
         while len(self._ready) < pictures:

@@ -18,6 +18,7 @@ MAX_NAME = 100
 MAX_VERSION = 9
 MAX_PSI = 10.0
 
+_LATENTS = ("seeds", "z", "ws")
 _NOISE_MODES: dict[int, NoiseMode | None] = {
     pb.NOISE_MODE_UNSPECIFIED: None,
     pb.NOISE_MODE_CONST: "const",
@@ -43,12 +44,11 @@ def check_psi(field: str, psi: float) -> float:
 
 def picture_requests(message: pb.GenerateRequest, manifest: Manifest, max_pictures: int) -> list[PictureRequest]:
     """One request a picture. InvalidRequest names the first field that is wrong."""
-    given = {"seeds": message.seeds, "z": message.z, "ws": message.ws}
-    named = [name for name, entries in given.items() if entries]
-    if len(named) != 1:
-        raise InvalidRequest("seeds, z, ws", " and ".join(named) or "none of them", "exactly one of them, not empty")
-    field = named[0]
-    entries = len(given[field])
+    given = [(name, len(entries)) for name in _LATENTS if (entries := getattr(message, name))]
+    if len(given) != 1:
+        named = " and ".join(name for name, _ in given)
+        raise InvalidRequest("seeds, z, ws", named or "none of them", "exactly one of them, not empty")
+    field, entries = given[0]
     if entries > max_pictures:
         raise InvalidRequest(field, f"{entries} entries", f"1 to {max_pictures}")
     if message.HasField("count") and (field != "seeds" or entries != 1):

@@ -44,7 +44,7 @@ class Server:
         self.metrics_address = ""
         router = Router()
         self._guard = Guard(router, self.metrics, self.host.is_loaded)
-        GenerationService(self.host, config.limits).add_to(self._guard)
+        GenerationService(self.host, config).add_to(self._guard)
         self._guard.add(models_pb2_grpc.add_ModelServiceServicer_to_server, ModelService(self.host))
         InferenceService(self.host, config).add_to(self._guard)
         services = [generation.SERVICE, models.SERVICE, inference.SERVICE]

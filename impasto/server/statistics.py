@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
 class Duration:
-    """How often something happened, and the sum of how long it took in nanoseconds."""
+    """How often something happened, and the sum of how long it took."""
 
     count: int = 0
-    ns: int = 0
+    seconds: float = 0.0
+
+    @property
+    def ns(self) -> int:
+        """The sum in nanoseconds."""
+        return round(self.seconds * 1e9)
 
     def add(self, seconds: float) -> None:
         self.count += 1
-        self.ns += round(seconds * 1e9)
+        self.seconds += seconds
 
 
 @dataclass(slots=True)
@@ -32,7 +38,7 @@ class Statistics:
     fail: Duration = field(default_factory=Duration)
     queue: Duration = field(default_factory=Duration)
     compute_infer: Duration = field(default_factory=Duration)
-    batches: dict[int, Duration] = field(default_factory=dict)
+    batches: defaultdict[int, Duration] = field(default_factory=lambda: defaultdict(Duration))
 
     @property
     def executions(self) -> int:
@@ -40,7 +46,7 @@ class Statistics:
 
     def executed(self, rows: int, seconds: float) -> None:
         """A batch of so many rows, padding not counted, has run."""
-        self.batches.setdefault(rows, Duration()).add(seconds)
+        self.batches[rows].add(seconds)
         self.last_inference = time.time()
 
     def succeeded(self, pictures: int, *, total: float, queue: float, execute: float) -> None:

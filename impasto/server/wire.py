@@ -21,7 +21,7 @@ LARGE = MEBIBYTE
 
 async def join(parts: Parts) -> bytes:
     """The serialised message."""
-    if sum(map(size_of, parts)) < LARGE:
+    if sum([size_of(part) for part in parts]) < LARGE:
         return b"".join(parts)
     return await asyncio.to_thread(b"".join, parts)
 
@@ -33,7 +33,7 @@ def bytes_field(number: int, *content: Data) -> Parts:
 
 def response_parts(pictures: Iterable[tuple[pb.Picture, Data]], timing: pb.Timing) -> Parts:
     """A GenerateResponse."""
-    parts = bytes_field(pb.GenerateResponse.TIMING_FIELD_NUMBER, timing.SerializeToString())
+    parts: Parts = [pb.GenerateResponse(timing=timing).SerializeToString()]
     for picture, data in pictures:
         size = size_of(data)
         head = picture.SerializeToString() + _PICTURE_DATA + _varint(size)
@@ -53,6 +53,8 @@ def _tag(number: int) -> bytes:
 
 
 def _varint(value: int) -> bytes:
+    if value <= 0x7F:
+        return _SHORT_VARINTS[value]
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)
@@ -61,5 +63,6 @@ def _varint(value: int) -> bytes:
     return bytes(encoded)
 
 
+_SHORT_VARINTS = [bytes([value]) for value in range(0x80)]
 _PICTURES = _tag(pb.GenerateResponse.PICTURES_FIELD_NUMBER)
 _PICTURE_DATA = _tag(pb.Picture.DATA_FIELD_NUMBER)

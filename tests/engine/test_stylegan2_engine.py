@@ -123,7 +123,7 @@ def test_the_picture_is_clamped_and_rounded_as_stated() -> None:
         (PictureRequest(seed=1, label=0, c=np.zeros(3, np.float32)), "label: found 'label and c'"),
         (PictureRequest(seed=1, c=np.zeros(2, np.float32)), "class_vector: found '2 values'; allowed is 3 values"),
         (PictureRequest(seed=1, mix=StyleMix(-1, 0, 1)), "style_mix.seed: found -1"),
-        (PictureRequest(seed=1, mix=StyleMix(1, 2, 1)), "style_mix layers: found '2 to 1'"),
+        (PictureRequest(seed=1, mix=StyleMix(1, 2, 1)), "style_mix.first_layer, last_layer: found '2 to 1'"),
         (PictureRequest(seed=1, mix=StyleMix(1, 0, 4)), "from 0 to 3"),
     ],
 )

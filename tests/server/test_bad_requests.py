@@ -131,9 +131,9 @@ BAD = {
     ),
     "psi cutoff too large": (asked(psi_cutoff=5), "psi_cutoff: found 5; allowed is an integer from 0 to 4"),
     "negative psi cutoff": (asked(psi_cutoff=-1), "psi_cutoff: found -1; allowed is an integer from 0 to 4"),
-    "mix beyond the last layer": (asked(style_mix=mix(last=4)), f"style_mix layers: found '0 to 4'; {LAYERS}"),
-    "mix before the first layer": (asked(style_mix=mix(first=-1)), f"style_mix layers: found '-1 to 1'; {LAYERS}"),
-    "mix of layers in reverse": (asked(style_mix=mix(first=2)), f"style_mix layers: found '2 to 1'; {LAYERS}"),
+    "mix beyond the last layer": (asked(style_mix=mix(last=4)), f"style_mix.first_layer, last_layer: found '0 to 4'; {LAYERS}"),
+    "mix before the first layer": (asked(style_mix=mix(first=-1)), f"style_mix.first_layer, last_layer: found '-1 to 1'; {LAYERS}"),
+    "mix of layers in reverse": (asked(style_mix=mix(first=2)), f"style_mix.first_layer, last_layer: found '2 to 1'; {LAYERS}"),
     "negative seed in mix": (asked(style_mix=mix(seed=-1)), f"style_mix.seed: found -1; {SEED}"),
     "seed too large in mix": (asked(style_mix=mix(seed=2**32)), f"style_mix.seed: found 4294967296; {SEED}"),
     "quality 101": (asked(quality=101), "quality: found 101; allowed is 1 to 100, or 0 for the default"),
@@ -321,3 +321,10 @@ async def test_a_request_of_several_batches_fails_whole_if_one_does(
         check_fault(error, caplog)
         await until(lambda: model.in_flight == 0 and model.queue_length == 0)
         await serves_on(stub, "null")
+
+
+async def test_a_call_may_ask_for_no_more_than_what_may_wait(tiny_models: Path) -> None:
+    async with serving(tiny_models, "tiny", batching={"max_queue": 8}) as server, connected(server) as channel:
+        error = await status_of(GenerationServiceStub(channel).Generate(asked(count=9)))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.details() == "count: found 9; allowed is 1 to 8"

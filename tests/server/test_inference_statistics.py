@@ -88,7 +88,7 @@ def test_failed_requests_count_their_time_and_no_pictures() -> None:
     statistics = Statistics()
     statistics.failed(0.25)
     statistics.failed(0.5)
-    assert statistics.fail == Duration(2, 750_000_000)
+    assert statistics.fail == Duration(2, 0.75)
     assert (statistics.pictures, statistics.executions, statistics.success) == (0, 0, Duration())
 
 
@@ -96,5 +96,5 @@ def test_executions_are_kept_by_their_number_of_rows() -> None:
     statistics = Statistics()
     for rows, seconds in ((8, 0.5), (1, 0.125), (8, 0.25)):
         statistics.executed(rows, seconds)
-    assert statistics.batches == {8: Duration(2, 750_000_000), 1: Duration(1, 125_000_000)}
+    assert statistics.batches == {8: Duration(2, 0.75), 1: Duration(1, 0.125)}
     assert statistics.executions == 3
