@@ -61,7 +61,7 @@ def main(model: str = "starry", seconds: float = 15.0, max_queue: int = 64, seed
     show(f"{model}, open-loop Poisson load", rows)
     capacity, *rates = (row["pictures/s"] for row in rows)
     print(f"throughput under overload is {100 * rates[-1] / max(rates):.1f} % of the peak over the loads,")
-    print(f"and {100 * rates[-1] / capacity:.1f} % of what a closed loop gets, whose calls come in step with the batches")
+    print(f"and {100 * rates[-1] / capacity:.1f} % of a closed loop's, where calls come in step with the batches")
     print(write("dynamic_batching", rows, model=model, seconds=seconds, max_queue=max_queue))
 
 

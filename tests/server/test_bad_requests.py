@@ -57,6 +57,7 @@ def mix(seed: int = 1, first: int = 0, last: int = 1) -> pb.StyleMix:
 PSI = "allowed is a finite number from -10 to 10"
 SEED = "allowed is an integer from 0 to 4294967295"
 ONE_OF = "allowed is exactly one of them, not empty"
+MIXED = "style_mix.first_layer, last_layer"
 LAYERS = "allowed is first ≤ last, from 0 to 3"
 VERSION = "allowed is at most 9 decimal digits"
 
@@ -131,9 +132,9 @@ BAD = {
     ),
     "psi cutoff too large": (asked(psi_cutoff=5), "psi_cutoff: found 5; allowed is an integer from 0 to 4"),
     "negative psi cutoff": (asked(psi_cutoff=-1), "psi_cutoff: found -1; allowed is an integer from 0 to 4"),
-    "mix beyond the last layer": (asked(style_mix=mix(last=4)), f"style_mix.first_layer, last_layer: found '0 to 4'; {LAYERS}"),
-    "mix before the first layer": (asked(style_mix=mix(first=-1)), f"style_mix.first_layer, last_layer: found '-1 to 1'; {LAYERS}"),
-    "mix of layers in reverse": (asked(style_mix=mix(first=2)), f"style_mix.first_layer, last_layer: found '2 to 1'; {LAYERS}"),
+    "mix beyond the last layer": (asked(style_mix=mix(last=4)), f"{MIXED}: found '0 to 4'; {LAYERS}"),
+    "mix before the first layer": (asked(style_mix=mix(first=-1)), f"{MIXED}: found '-1 to 1'; {LAYERS}"),
+    "mix of layers in reverse": (asked(style_mix=mix(first=2)), f"{MIXED}: found '2 to 1'; {LAYERS}"),
     "negative seed in mix": (asked(style_mix=mix(seed=-1)), f"style_mix.seed: found -1; {SEED}"),
     "seed too large in mix": (asked(style_mix=mix(seed=2**32)), f"style_mix.seed: found 4294967296; {SEED}"),
     "quality 101": (asked(quality=101), "quality: found 101; allowed is 1 to 100, or 0 for the default"),
