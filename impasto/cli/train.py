@@ -35,10 +35,18 @@ def stylegan2(
         tuple[int, int] | None,
         typer.Option(metavar="MIN MAX", help="Sides of a crop in a picture's pixels; 1.75 and 3.5 times --resolution."),
     ] = None,
+    mirror: Annotated[bool, typer.Option(help="Mirror half of the crops.")] = True,
+    paired: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of a batch made from crops' latents, to be like them."),
+    ] = 0.5,
+    noise_to: Annotated[
+        int | None, typer.Option(help="Highest resolution that gets noise.", show_default="all do")
+    ] = None,
     grow_from: Annotated[int, typer.Option(help="Resolution to begin at; doubles until --resolution.")] = 32,
     grow_pictures: Annotated[int, typer.Option(min=1, help="Pictures seen at each lower resolution.")] = 24_000,
     r1_gamma: Annotated[
-        float | None, typer.Option(min=0, help="Weight of R1; 0.0002·resolution²/batch.", show_default=False)
+        float | None, typer.Option(min=0, help="Weight of R1; 0.0002·resolution²/16.", show_default=False)
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the run.")] = 0,
     device: Device = "cpu",
@@ -46,6 +54,9 @@ def stylegan2(
 ) -> None:
     """Train StyleGAN2 on crops of pictures. Ctrl-C saves; the same command goes on from there."""
     options: dict[str, Any] = {
+        "mirror": mirror,
+        "paired": paired,
+        "noise_to": noise_to,
         "grow_from": grow_from,
         "grow_pictures": grow_pictures,
         "r1_gamma": r1_gamma,

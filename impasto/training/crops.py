@@ -17,13 +17,20 @@ class Crops:
     """Draws batches of `resolution`² crops from pictures.
 
     `crop` is the smallest and largest side of a crop in pixels of the source picture. Each picture is held at `levels`
-    scales between the two, so that a crop is a copy, never a resize.
+    scales between the two, so that a crop is a copy, never a resize. With `mirror` half of the crops are mirrored.
     """
 
     def __init__(
-        self, pictures: Sequence[Image.Image], resolution: int, crop: tuple[int, int], *, levels: int = 9
+        self,
+        pictures: Sequence[Image.Image],
+        resolution: int,
+        crop: tuple[int, int],
+        *,
+        levels: int = 9,
+        mirror: bool = True,
     ) -> None:
         self.resolution = resolution
+        self._mirror = mirror
         self._pictures: list[Tensor] = []
         for picture in pictures:
             for side in np.geomspace(crop[0], crop[1], levels):
@@ -37,14 +44,14 @@ class Crops:
             raise ValueError(f"data: found no picture with both sides of {crop[0]} pixels or more")
 
     def batch(self, size: int, rng: np.random.Generator) -> Tensor:
-        """Crops [size, 3, R, R] in [-1, 1], mirrored half of the time."""
+        """Crops [size, 3, R, R] in [-1, 1]."""
         crops = []
         for _ in range(size):
             picture = self._pictures[rng.integers(len(self._pictures))]
             top = int(rng.integers(picture.shape[1] - self.resolution + 1))
             left = int(rng.integers(picture.shape[2] - self.resolution + 1))
             crop = picture[:, top : top + self.resolution, left : left + self.resolution]
-            crops.append(crop.flip(2) if rng.random() < 0.5 else crop)
+            crops.append(crop.flip(2) if self._mirror and rng.random() < 0.5 else crop)
         return torch.stack(crops).float() / 127.5 - 1.0
 
 

@@ -6,6 +6,7 @@ The down-sampling blur is folded into the convolution that follows it, so that a
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -59,12 +60,20 @@ class Block(nn.Module):
         return y * math.sqrt(0.5)
 
 
-class Discriminator(nn.Module):
-    """Pictures [N, 3, R, R] to scores: one of the whole picture [N], and one of each of its patches [N, P].
+class Judgement(NamedTuple):
+    """Scores of whole pictures [N] and of their patches [N, P], higher is more real; features [N, C, H, W] a block."""
 
-    Higher is more real. The patches are what an eighth of the resolution sees (at least 4×4 of them): in a texture each
-    one tells as much as the picture does, so that strokes are learnt from far fewer pictures (Isola et al. 2017,
-    "Image-to-image translation with conditional adversarial networks", §3.2.2).
+    whole: Tensor
+    patches: Tensor
+    features: list[Tensor]
+
+
+class Discriminator(nn.Module):
+    """Judges pictures [N, 3, R, R].
+
+    The patches are what an eighth of the resolution sees (at least 8×8 of them): in a texture each one tells as much as
+    the picture does, so that strokes are learnt from far fewer pictures (Isola et al. 2017, "Image-to-image translation
+    with conditional adversarial networks", §3.2.2).
 
     While `fade` is under 1 the highest block is mixed with what the network saw before it grew, the picture of half the
     size (Karras et al. 2018, "Progressive growing of GANs", §2).
@@ -74,28 +83,30 @@ class Discriminator(nn.Module):
         super().__init__()
         self.resolution = resolution
         self.fade = 1.0
-        self.patches = max(resolution // 8, 4)
+        self.patches = max(resolution // 8, min(resolution // 2, 8))
         sides = [2**level for level in range(2, int(math.log2(resolution)) + 1)]
         channels = {side: min(channel_base // side, channel_max) for side in sides}
         self.from_rgb = Conv(3, channels[resolution], 1)
         self.previous_rgb = Conv(3, channels[max(resolution // 2, 4)], 1)
         for side in sides[1:]:
             setattr(self, f"b{side}", Block(channels[side], channels[side // 2]))
+        self.patch_conv = Conv(channels[self.patches], channels[self.patches], 3)
         self.patch = Conv(channels[self.patches], 1, 1, linear=True)
         self.conv = Conv(channels[4] + 1, channels[4], 3)
         self.fc = Conv(channels[4], channels[4], 4)
         self.out = Conv(channels[4], 1, 1, linear=True)
 
-    def forward(self, pictures: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    def forward(self, pictures: Tensor, dtype: torch.dtype = torch.float32) -> Judgement:
         x = self.from_rgb(pictures.to(dtype))
-        patches = pictures.new_empty(0)
+        patches, features = pictures.new_empty(0), []
         side = self.resolution
         while True:
             if side == self.patches:
-                patches = self.patch(x.float()).flatten(1)
+                patches = self.patch(self.patch_conv(x.float())).flatten(1)
             if side == 4:
                 break
             x = getattr(self, f"b{side}")(x)
+            features.append(x)
             if self.fade < 1.0 and side == self.resolution:
                 previous = self.previous_rgb(functional.avg_pool2d(pictures, 2).to(dtype))
                 x = previous + (x - previous) * self.fade
@@ -103,7 +114,8 @@ class Discriminator(nn.Module):
         x = x.float()
         x = self.conv(torch.cat([x, _minibatch_deviation(x)], dim=1))
         x = bias_act.reference(x.flatten(1) @ (self.fc.weight.flatten(1) * self.fc.gain).t(), self.fc.bias)
-        return (x @ (self.out.weight.flatten(1) * self.out.gain).t()).squeeze(1), patches
+        whole = (x @ (self.out.weight.flatten(1) * self.out.gain).t()).squeeze(1)
+        return Judgement(whole, patches, features)
 
 
 def _minibatch_deviation(x: Tensor, group: int = 4) -> Tensor:

@@ -1,7 +1,9 @@
 """Train a small StyleGAN2 on crops of pictures.
 
 Non-saturating loss, lazy R1 regularisation, exponential moving average, style mixing, adaptive augmentation, growing
-from a low resolution. A run keeps everything that it needs to go on in `state.pt`, and goes on from there.
+from a low resolution. A part of each batch is made from the latents of real crops, and must be like them: the layout is
+learnt from far fewer pictures then (VAE/GAN, Larsen et al. 2016, "Autoencoding beyond pixels using a learned similarity
+metric"). A run keeps everything that it needs to go on in `state.pt`, and goes on from there.
 """
 
 from __future__ import annotations
@@ -25,19 +27,28 @@ from torch.nn import functional
 from impasto.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from impasto.training.augment import adapt, augment
 from impasto.training.crops import Crops
-from impasto.training.discriminator import Discriminator
+from impasto.training.discriminator import Discriminator, Judgement
+from impasto.training.encoder import Encoder
+from impasto.training.likeness import layout_distance, stroke_distance, texture_distance
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingPlan:
-    """What to train and for how long. Sizes in pixels, lengths in pictures shown to the discriminator."""
+    """What to train and for how long. Sizes in pixels, lengths in pictures shown to the discriminator.
+
+    `paired` is the share of a batch that is made from real crops' latents. Layers above `noise_to` get no noise (None:
+    all do): noise finer than a stroke makes dots, not strokes.
+    """
 
     config: StyleGAN2Config
     pictures: int = 150_000
     batch: int = 8
     crop: tuple[int, int] = (224, 448)
+    mirror: bool = True
+    paired: float = 0.5
+    noise_to: int | None = None
     grow_from: int = 32
     grow_pictures: int = 24_000
     fade_pictures: int = 6_000
@@ -100,6 +111,8 @@ class Trainer:
         torch.manual_seed(plan.seed)
         self.data_rng = np.random.default_rng(plan.seed)
         self.rng = torch.Generator().manual_seed(plan.seed)
+        self.encoder = self._placed(Encoder(plan.config.z_dim))
+        self.optimizer_e = torch.optim.Adam(self.encoder.parameters(), ENCODER_RATE, betas=(0.5, 0.99))
         self._build(saved["resolution"] if saved else plan.stage(0))
         if saved:
             self._restore(saved)
@@ -141,10 +154,12 @@ class Trainer:
 
     @torch.no_grad()
     def sheet(self, rows: int = 4) -> Image.Image:
-        """A square sheet of the averaged generator's pictures for seeds 0, 1, …"""
+        """A square sheet of the averaged generator's pictures for seeds 0, 1, …, each with noise of its own."""
         count = rows * rows
         z = np.concatenate([np.random.RandomState(seed).randn(1, self.plan.config.z_dim) for seed in range(count)])
-        pictures = self.ema(torch.from_numpy(z).float().to(self.device)).float().cpu()
+        noise = torch.randn(count, self.ema.config.noise_size, generator=torch.Generator().manual_seed(0))
+        latents = torch.from_numpy(z).float().to(self.device)
+        pictures = self.ema(latents, noise=noise.to(self.device)).float().cpu()
         r = self.resolution
         grid = pictures.reshape(rows, rows, 3, r, r).permute(0, 3, 1, 4, 2).reshape(rows * r, rows * r, 3)
         return Image.fromarray((grid * 127.5 + 128).clamp(0, 255).to(torch.uint8).numpy())
@@ -186,6 +201,9 @@ class Trainer:
         levels = int(math.log2(resolution)) - 2
         config = dataclasses.replace(plan.config, resolution=resolution, num_fp16_res=levels)
         self.generator = self._placed(StyleGAN2(config))
+        for name, parameter in self.generator.named_parameters():
+            if plan.noise_to is not None and name.endswith("noise_strength"):
+                parameter.requires_grad_(_resolution_of(name) <= plan.noise_to)
         self.discriminator = self._placed(Discriminator(resolution, plan.config.channel_base, plan.config.channel_max))
         self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
         # Lazy regularisation runs once in r1_interval steps: Adam's constants are scaled to match.
@@ -195,7 +213,7 @@ class Trainer:
         self.optimizer_d = torch.optim.Adam(
             self.discriminator.parameters(), rate * ratio, betas=(0.0, 0.99**ratio), eps=1e-8
         )
-        self.crops = Crops(self.pictures, resolution, plan.crop)
+        self.crops = Crops(self.pictures, resolution, plan.crop, mirror=plan.mirror)
         self.steps = 0
 
     def _placed(self, module: Network) -> Network:
@@ -224,63 +242,90 @@ class Trainer:
     def _step(self) -> tuple[float, float, float]:
         """One step of each network on one batch; (generator loss, discriminator loss, mean sign on real pictures)."""
         size = self.batch
-        fake = self._fake(size)
-        loss_g = _loss(self._score(fake), real=True)
-        self.optimizer_g.zero_grad(set_to_none=True)
+        real = self.crops.batch(size, self.data_rng).to(self.device)
+        fake, loss_g = self._step_generator(real)
+        loss_d, sign = self._step_discriminator(real, fake)
+        self._average(size)
+        if self.plan.augment:
+            self.augmentation = adapt(self.augmentation, sign, size)
+        self.seen += size
+        self.steps += 1
+        return loss_g, loss_d, sign
+
+    def _step_generator(self, real: Tensor) -> tuple[Tensor, float]:
+        """One step of the generator, and of the encoder; its pictures [N, 3, R, R], and its adversarial loss."""
+        pairs = round(self.plan.paired * len(real))
         self.discriminator.requires_grad_(False)
-        loss_g.backward()  # type: ignore[no-untyped-call]
+        latents, divergence = self._latents(real[:pairs])
+        fake = self._fake(len(real), latents)
+        loss = _loss(self._judge(fake), real=True)
+        total = loss + self._unlikeness(fake[:pairs], real[:pairs]) + DIVERGENCE * divergence if pairs else loss
+        self.optimizer_g.zero_grad(set_to_none=True)
+        self.optimizer_e.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
         self.discriminator.requires_grad_(True)
         self._clean_and_step(self.generator, self.optimizer_g)
+        self._clean_and_step(self.encoder, self.optimizer_e)
+        return fake.detach(), loss.item()
 
-        real = self.crops.batch(size, self.data_rng).to(self.device)
+    def _latents(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents [n, z_dim] drawn from what the encoder makes of crops; its divergence from N(0, 1), nats a crop."""
+        if not len(crops):
+            return crops.new_empty(0, self.plan.config.z_dim), crops.new_zeros(())
+        mean, log_variance = self.encoder(crops, self._dtype)
+        spread = torch.randn(mean.shape, generator=self.rng).to(self.device)
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum(dim=1).mean()
+        return mean + spread * (0.5 * log_variance).exp(), divergence
+
+    def _unlikeness(self, made: Tensor, wanted: Tensor) -> Tensor:
+        """How far pictures are from the crops whose latents they were made from."""
         with torch.no_grad():
-            fake = self._fake(size)
-        score_real, score_fake = self._score(real), self._score(fake)
-        loss_d = _loss(score_real, real=True) + _loss(score_fake, real=False)
-        total = loss_d
+            theirs = self.discriminator(wanted.contiguous(memory_format=torch.channels_last), self._dtype).features
+        ours = self.discriminator(made.contiguous(memory_format=torch.channels_last), self._dtype).features
+        strokes = stroke_distance(made.float(), wanted)
+        return LAYOUT * layout_distance(made, wanted) + texture_distance(ours, theirs) + STROKES * strokes
+
+    def _step_discriminator(self, real: Tensor, fake: Tensor) -> tuple[float, float]:
+        """One step of the discriminator; its loss, and the mean sign of its scores of real pictures."""
+        judged_real, judged_fake = self._judge(real), self._judge(fake)
+        loss = _loss(judged_real, real=True) + _loss(judged_fake, real=False)
+        total = loss
         if self.steps % self.plan.r1_interval == 0:
             total = total + self._r1(real) * self.plan.r1_interval
         self.optimizer_d.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
         self._clean_and_step(self.discriminator, self.optimizer_d)
+        return loss.item(), judged_real.whole.detach().sign().mean().item()
 
-        self._average(size)
-        sign = score_real[0].detach().sign().mean().item()
-        if self.plan.augment:
-            self.augmentation = adapt(self.augmentation, sign, size)
-        self.seen += size
-        self.steps += 1
-        return loss_g.item(), loss_d.item(), sign
-
-    def _fake(self, size: int) -> Tensor:
-        """Pictures of the generator in training: random noise, styles mixed now and then."""
-        generator, config = self.generator, self.generator.config
+    def _fake(self, size: int, latents: Tensor) -> Tensor:
+        """Pictures in training: of these latents [n, z_dim], and of random ones, with styles mixed now and then."""
+        generator, config, given = self.generator, self.generator.config, len(latents)
         z = torch.randn(2, size, config.z_dim, generator=self.rng).to(self.device)
-        w = generator.mapping(z[0])
+        w = generator.mapping(torch.cat([latents, z[0, given:]]))
         with torch.no_grad():
             generator.mapping.w_avg.lerp_(w.detach().mean(dim=0), 0.005)
         ws = w[:, None].expand(-1, config.num_ws, -1)
         if torch.rand((), generator=self.rng) < self.plan.mixing:
             first = int(torch.randint(1, config.num_ws, (), generator=self.rng))
-            other = generator.mapping(z[1])[:, None].expand(-1, config.num_ws - first, -1)
-            ws = torch.cat([ws[:, :first], other], dim=1)
+            other = torch.cat([w[:given], generator.mapping(z[1, given:])])[:, None]
+            ws = torch.cat([ws[:, :first], other.expand(-1, config.num_ws - first, -1)], dim=1)
         noise = torch.randn(size, config.noise_size, generator=self.rng).to(self.device)
         pictures: Tensor = generator.synthesis(ws, noise, half=self._half, up_form="folded")
         return pictures
 
-    def _score(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    def _judge(self, pictures: Tensor) -> Judgement:
         augmented = augment(pictures, self.augmentation, self.rng) if self.plan.augment else pictures
-        whole, patches = self.discriminator(augmented.contiguous(memory_format=torch.channels_last), self._dtype)
-        return whole, patches
+        judged: Judgement = self.discriminator(augmented.contiguous(memory_format=torch.channels_last), self._dtype)
+        return judged
 
     def _r1(self, real: Tensor) -> Tensor:
-        """gamma/2 · E|∇D(real)|², gamma 0.0002·R²/batch unless given (the rule of thumb of StyleGAN2-ADA)."""
+        """gamma/2 · E|∇D(real)|², gamma 0.0002·R²/16 unless given (StyleGAN2-ADA's rule of thumb for a batch of 16)."""
         gamma = self.plan.r1_gamma
         if gamma is None:
-            gamma = 0.0002 * self.resolution**2 / real.shape[0]
+            gamma = 0.0002 * self.resolution**2 / 16
         real = real.detach().contiguous(memory_format=torch.channels_last).requires_grad_(True)
-        whole, patches = self._score(real)
-        (gradient,) = torch.autograd.grad((whole + patches.mean(dim=1)).sum(), real, create_graph=True)
+        judged = self._judge(real)
+        (gradient,) = torch.autograd.grad((judged.whole + judged.patches.mean(dim=1)).sum(), real, create_graph=True)
         return gradient.float().square().sum(dim=(1, 2, 3)).mean() * (gamma / 2)
 
     def _clean_and_step(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -329,13 +374,22 @@ class Trainer:
         self.data_rng.bit_generator.state = state["data_rng"]
 
 
-def _loss(scores: tuple[Tensor, Tensor], real: bool) -> Tensor:
+def _loss(judged: Judgement, real: bool) -> Tensor:
     """softplus(∓score), non-saturating, of whole pictures and of patches: how far they are from passing as `real`."""
     sign = -1.0 if real else 1.0
-    return 0.5 * sum((functional.softplus(sign * score).mean() for score in scores), torch.zeros(()))
+    whole, patches = (functional.softplus(sign * scores).mean() for scores in (judged.whole, judged.patches))
+    return 0.5 * (whole + patches)
 
 
-STATEFUL = ("generator", "discriminator", "ema", "optimizer_g", "optimizer_d")
+def _resolution_of(name: str) -> int:
+    """The resolution of a synthesis parameter, "synthesis.b64.conv0.noise_strength"."""
+    return int(name.split(".")[1][1:])
+
+
+STATEFUL = ("generator", "discriminator", "encoder", "ema", "optimizer_g", "optimizer_d", "optimizer_e")
+ENCODER_RATE = 1e-3
+LAYOUT, STROKES, DIVERGENCE = 8.0, 2.0, 0.002
+"""Weights of the distances and of the divergence beside the adversarial loss; that of texture is 1."""
 
 
 def default_plan(resolution: int = 128, **changes: Any) -> TrainingPlan:

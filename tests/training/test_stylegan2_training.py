@@ -94,26 +94,27 @@ def test_the_discriminator_learns_to_tell_noise_from_grey(tmp_path: Path) -> Non
     torch.manual_seed(0)
     model = discriminator.Discriminator(16, 128, 8)
     optimizer = torch.optim.Adam(model.parameters(), 2.5e-3, betas=(0.0, 0.99))
-    for _ in range(40):
+    for _ in range(80):
         real, fake = torch.randn(8, 3, 16, 16), torch.zeros(8, 3, 16, 16)
         loss = _loss(model(real), real=True) + _loss(model(fake), real=False)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    assert all((score > 0).float().mean() > 0.9 for score in model(torch.randn(8, 3, 16, 16)))
-    assert all((score < 0).all() for score in model(torch.zeros(8, 3, 16, 16)))
+    noise, grey = model(torch.randn(8, 3, 16, 16)), model(torch.zeros(8, 3, 16, 16))
+    assert all((score > 0).float().mean() > 0.9 for score in (noise.whole, noise.patches))
+    assert all((score < 0).all() for score in (grey.whole, grey.patches))
 
 
 def test_a_grown_discriminator_begins_with_what_it_saw_before(pictures: list[Image.Image], tmp_path: Path) -> None:
     trainer = Trainer(plan(), pictures, tmp_path)
     batch = torch.randn(4, 3, 16, 16)
     halved = torch.nn.functional.avg_pool2d(batch, 2)
-    before = trainer.discriminator(halved)[0]
+    before = trainer.discriminator(halved).whole
     trainer._grow(16)
     trainer.discriminator.fade = 0.0
-    torch.testing.assert_close(trainer.discriminator(batch)[0], before)
+    torch.testing.assert_close(trainer.discriminator(batch).whole, before)
     trainer.discriminator.fade = 0.5
-    assert not torch.allclose(trainer.discriminator(batch)[0], before)
+    assert not torch.allclose(trainer.discriminator(batch).whole, before)
 
 
 def test_each_stage_but_the_first_fades_in() -> None:
@@ -132,6 +133,26 @@ def test_a_down_convolution_is_blur_then_convolution_with_stride_two(size: int) 
     expected = torch.conv2d(blurred, layer.weight * layer.gain, stride=2)
     torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)
     assert layer(x).shape == (2, 5, 4, 4)
+
+
+def test_crops_are_not_mirrored_unless_wanted() -> None:
+    gradient = np.tile(np.linspace(0, 255, 64).astype(np.uint8)[None, :, None], (48, 1, 3))
+    batch = Crops([Image.fromarray(gradient)], 16, (16, 40), mirror=False).batch(32, np.random.default_rng(1))
+    assert (batch[:, 0, 0, -1] > batch[:, 0, 0, 0]).all()
+
+
+def test_layers_above_noise_to_get_no_noise(pictures: list[Image.Image], tmp_path: Path) -> None:
+    trainer = Trainer(plan(noise_to=8), pictures, tmp_path)
+    trainer.run()
+    strengths = {name: p.abs() for name, p in trainer.ema.named_parameters() if name.endswith("noise_strength")}
+    assert all((strength == 0) == ("b16" in name) for name, strength in strengths.items())
+
+
+def test_a_run_needs_no_pairs(pictures: list[Image.Image], tmp_path: Path) -> None:
+    trainer = Trainer(plan(paired=0.0), pictures, tmp_path)
+    before = {name: tensor.clone() for name, tensor in trainer.encoder.state_dict().items()}
+    trainer.run()
+    assert all(torch.equal(before[name], tensor) for name, tensor in trainer.encoder.state_dict().items())
 
 
 def test_crops_come_from_the_picture_at_its_scales() -> None:
