@@ -9,7 +9,6 @@ from torch.nn import functional
 from impasto.training.discriminator import Block, Conv
 
 SIDE = 32
-CHANNELS = 64
 
 
 class Encoder(nn.Module):
@@ -18,11 +17,11 @@ class Encoder(nn.Module):
     It looks at 32² pixels at most: a latent holds the layout, single strokes are left to the noise.
     """
 
-    def __init__(self, z_dim: int):
+    def __init__(self, z_dim: int, channels: int):
         super().__init__()
-        self.from_rgb = Conv(3, CHANNELS, 1)
-        self.blocks = nn.Sequential(*(Block(CHANNELS, CHANNELS) for _ in range(3)))
-        self.out = nn.Linear(CHANNELS * 16, 2 * z_dim)
+        self.from_rgb = Conv(3, channels, 1)
+        self.blocks = nn.Sequential(*(Block(channels, channels) for _ in range(3)))
+        self.out = nn.Linear(channels * 16, 2 * z_dim)
         with torch.no_grad():
             self.out.weight.mul_(0.1)
             self.out.bias[z_dim:].fill_(-2.0)

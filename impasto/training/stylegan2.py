@@ -111,7 +111,7 @@ class Trainer:
         torch.manual_seed(plan.seed)
         self.data_rng = np.random.default_rng(plan.seed)
         self.rng = torch.Generator().manual_seed(plan.seed)
-        self.encoder = self._placed(Encoder(plan.config.z_dim))
+        self.encoder = self._placed(Encoder(plan.config.z_dim, min(plan.config.channel_max, ENCODER_CHANNELS)))
         self.optimizer_e = torch.optim.Adam(self.encoder.parameters(), ENCODER_RATE, betas=(0.5, 0.99))
         self._build(saved["resolution"] if saved else plan.stage(0))
         if saved:
@@ -387,7 +387,7 @@ def _resolution_of(name: str) -> int:
 
 
 STATEFUL = ("generator", "discriminator", "encoder", "ema", "optimizer_g", "optimizer_d", "optimizer_e")
-ENCODER_RATE = 1e-3
+ENCODER_RATE, ENCODER_CHANNELS = 1e-3, 64
 LAYOUT, STROKES, DIVERGENCE = 8.0, 2.0, 0.002
 """Weights of the distances and of the divergence beside the adversarial loss; that of texture is 1."""
 

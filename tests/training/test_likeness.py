@@ -43,10 +43,10 @@ def test_texture_is_the_mean_and_the_strength_of_features_in_a_region() -> None:
 
 def test_the_encoder_learns_to_tell_pictures_apart() -> None:
     torch.manual_seed(0)
-    encoder = Encoder(4)
+    encoder = Encoder(4, 8)
     pictures = torch.rand(6, 3, 64, 64) * torch.linspace(-1, 1, 6)[:, None, None, None]
     wanted = torch.linspace(-1, 1, 6)
-    optimizer = torch.optim.Adam(encoder.parameters(), 1e-3)
+    optimizer = torch.optim.Adam(encoder.parameters(), 3e-3)
     for _ in range(60):
         loss = (encoder(pictures)[0][:, 0] - wanted).square().mean()
         optimizer.zero_grad()
