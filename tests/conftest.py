@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+# Before anything imports Triton: kernels of the tests run in its interpreter, on the CPU.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 TRITONCLIENT = "tritonclient[grpc]>=2.60"
 
 

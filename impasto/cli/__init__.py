@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import impasto
-from impasto.cli import bundles, doctor, generate, serve, train
+from impasto.cli import bundles, doctor, generate, kernels, serve, train
 from impasto.cli.terminal import OneLineErrors
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command("import")(bundles.import_checkpoint)
 app.command("export")(bundles.export)
 app.command("models")(bundles.list_models)
 app.add_typer(train.app, name="train")
+app.add_typer(kernels.app, name="kernels")
 app.command("doctor")(doctor.doctor)
 
 

@@ -1,1 +1,1 @@
-"""Operations of the generators, one file each: the equation, a torch reference, and later the Triton kernel."""
+"""Operations of the generators, one file each: the equation, a torch reference, the Triton kernel and its launcher."""
