@@ -205,7 +205,7 @@ def _blurred(sums: Tensor, epilogue: Epilogue) -> Tensor:
         (n, outputs, height, width), dtype=sums.dtype, device=sums.device, memory_format=torch.channels_last
     )
     rows, block_outputs = 8, power_of_two(outputs, 16, 64)
-    columns = 1024 // block_outputs
+    columns = 512 // block_outputs
     programs = triton.cdiv(height, rows) * triton.cdiv(width, columns) * triton.cdiv(outputs, block_outputs)
     _blur_kernel[(programs, n)](
         sums,

@@ -14,7 +14,7 @@ from tests.kernels.closeness import assert_close
 from tests.kernels.offline import ARCHITECTURES, compile_offline
 
 REGISTERS = 72
-SHARED = 512  # bytes
+SHARED = 1024  # bytes
 
 
 def _random(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, *, last: bool = False) -> tuple[Tensor, ...]:

@@ -133,7 +133,7 @@ def test_blur_compiles_within_its_limits(architecture: int) -> None:
     found = compile_offline(
         modulated_conv_up._blur_kernel,
         {"sums": "*fp16", "out": "*fp16", "height": "i32", "width": "i32", "outputs": "i32"} | EPILOGUE_SIGNATURE,
-        {"ROWS": 8, "BLOCK_COLUMNS": 16, "BLOCK_OUTPUTS": 64, "LINEAR": False, "CLAMP": 256.0},
+        {"ROWS": 8, "BLOCK_COLUMNS": 8, "BLOCK_OUTPUTS": 64, "LINEAR": False, "CLAMP": 256.0},
         architecture,
         divisible=("noise_stride", "outputs"),
     )

@@ -12,7 +12,7 @@ from tests.kernels.closeness import assert_close
 from tests.kernels.offline import ARCHITECTURES, compile_offline
 
 REGISTERS = 80
-SHARED = 1024  # bytes
+SHARED = 2048  # bytes
 
 
 def _random(

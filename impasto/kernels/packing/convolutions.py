@@ -133,7 +133,7 @@ def _modulated_conv_up() -> Iterator[Spec]:
         )
     for x in FLOATS:
         for outputs in (32, 64):
-            columns = 1024 // outputs
+            columns = 512 // outputs
             yield Spec(
                 "modulated_conv_up",
                 f"modulated_conv_up_blur_{x}_o{outputs}",
