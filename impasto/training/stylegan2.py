@@ -180,6 +180,9 @@ class Trainer:
         state: dict[str, Any] = torch.load(path, weights_only=False)
         if state["config"] != dataclasses.asdict(self.plan.config):
             raise ValueError(f"out: {path} is the state of another generator; choose another folder, or remove it")
+        if missing := set(STATEFUL) - state.keys():
+            found = f"{path} is a state without {', '.join(sorted(missing))}"
+            raise ValueError(f"out: {found}, of an older trainer; choose another folder, or remove it")
         if state["seen"] > self.plan.pictures:
             raise ValueError(
                 f"pictures: found {self.plan.pictures}; the run in {path} has already seen {state['seen']}"
@@ -201,11 +204,9 @@ class Trainer:
         levels = int(math.log2(resolution)) - 2
         config = dataclasses.replace(plan.config, resolution=resolution, num_fp16_res=levels)
         self.generator = self._placed(StyleGAN2(config))
-        for name, parameter in self.generator.named_parameters():
-            if plan.noise_to is not None and name.endswith("noise_strength"):
-                parameter.requires_grad_(_resolution_of(name) <= plan.noise_to)
         self.discriminator = self._placed(Discriminator(resolution, plan.config.channel_base, plan.config.channel_max))
         self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
+        self._limit_noise()
         # Lazy regularisation runs once in r1_interval steps: Adam's constants are scaled to match.
         ratio = plan.r1_interval / (plan.r1_interval + 1)
         rate = plan.learning_rate
@@ -215,6 +216,15 @@ class Trainer:
         )
         self.crops = Crops(self.pictures, resolution, plan.crop, mirror=plan.mirror)
         self.steps = 0
+
+    def _limit_noise(self) -> None:
+        """Silence the layers above `noise_to` for good, also those that an earlier part of the run gave noise."""
+        if self.plan.noise_to is None:
+            return
+        for network in (self.generator, self.ema):
+            for name, parameter in network.named_parameters():
+                if name.endswith("noise_strength") and _resolution_of(name) > self.plan.noise_to:
+                    parameter.requires_grad_(False).zero_()
 
     def _placed(self, module: Network) -> Network:
         """The module on the device, its convolution weights channels-last: the order that 16-bit kernels want."""
@@ -369,6 +379,7 @@ class Trainer:
     def _restore(self, state: dict[str, Any]) -> None:
         for name in STATEFUL:
             getattr(self, name).load_state_dict(state[name])
+        self._limit_noise()
         self.seen, self.steps, self.augmentation = state["seen"], state["steps"], state["augmentation"]
         self.rng.set_state(state["rng"])
         self.data_rng.bit_generator.state = state["data_rng"]

@@ -148,6 +148,24 @@ def test_layers_above_noise_to_get_no_noise(pictures: list[Image.Image], tmp_pat
     assert all((strength == 0) == ("b16" in name) for name, strength in strengths.items())
 
 
+def test_a_run_that_goes_on_with_less_noise_silences_what_had_it(pictures: list[Image.Image], tmp_path: Path) -> None:
+    Trainer(plan(), pictures, tmp_path).run()
+    trainer = Trainer(plan(noise_to=8, pictures=104), pictures, tmp_path)
+    trainer.run()
+    for network in (trainer.generator, trainer.ema):
+        strengths = {name: p for name, p in network.named_parameters() if name.endswith("noise_strength")}
+        assert all((strength == 0) == ("b16" in name) for name, strength in strengths.items())
+
+
+def test_the_state_of_an_older_trainer_is_refused(pictures: list[Image.Image], tmp_path: Path) -> None:
+    Trainer(plan(), pictures, tmp_path).run()
+    state = torch.load(tmp_path / "state.pt", weights_only=False)
+    del state["encoder"]
+    torch.save(state, tmp_path / "state.pt")
+    with pytest.raises(ValueError, match="without encoder, of an older trainer"):
+        Trainer(plan(), pictures, tmp_path)
+
+
 def test_a_run_needs_no_pairs(pictures: list[Image.Image], tmp_path: Path) -> None:
     trainer = Trainer(plan(paired=0.0), pictures, tmp_path)
     before = {name: tensor.clone() for name, tensor in trainer.encoder.state_dict().items()}
