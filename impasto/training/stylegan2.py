@@ -178,11 +178,11 @@ class Trainer:
         if not path.exists():
             return None
         state: dict[str, Any] = torch.load(path, weights_only=False)
-        if state["config"] != dataclasses.asdict(self.plan.config):
-            raise ValueError(f"out: {path} is the state of another generator; choose another folder, or remove it")
-        if missing := set(STATEFUL) - state.keys():
+        if missing := {*STATEFUL, "config"} - state.keys():
             found = f"{path} is a state without {', '.join(sorted(missing))}"
             raise ValueError(f"out: {found}, of an older trainer; choose another folder, or remove it")
+        if state["config"] != dataclasses.asdict(self.plan.config):
+            raise ValueError(f"out: {path} is the state of another generator; choose another folder, or remove it")
         if state["seen"] > self.plan.pictures:
             raise ValueError(
                 f"pictures: found {self.plan.pictures}; the run in {path} has already seen {state['seen']}"
