@@ -18,7 +18,7 @@ class Queued:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Step:
-    """Picture `index` has done `step` of its `steps`; iterative models only."""
+    """Picture `index` has done `step` of its `steps` model calls, which some samplers have more of; diffusion only."""
 
     index: int
     step: int

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections.abc import Iterable
-from typing import Literal, TypedDict, Unpack, get_args
+from typing import Literal, Unpack, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from impasto.denoising import Denoising, DenoisingParameters, denoising
 from impasto.errors import InvalidRequest
 from impasto.images.pixels import Floats
 
@@ -21,7 +22,7 @@ MAX_SEED = 2**32 - 1
 MAX_COUNT = 100_000
 
 
-class Parameters(TypedDict, total=False):
+class Parameters(DenoisingParameters, total=False):
     """The keywords of every `generate`: one of seeds, z and ws; what is left out has the model's default.
 
     seeds: one picture a seed, each from 0 to 2³² − 1; with `count`, that many from a single seed on.
@@ -32,6 +33,7 @@ class Parameters(TypedDict, total=False):
     style_mix: (seed, first, last): the styles of layers first to last, both included, from another seed.
     format: "uint8" pictures (the default), "float32" for `image_float`, or files: "png", "jpeg", "webp".
     quality: of JPEG and WebP files, 1 to 100; 100 is lossless WebP.
+    What diffusion models take besides: `impasto.denoising.DenoisingParameters`.
     """
 
     seeds: int | Iterable[int] | None
@@ -63,6 +65,7 @@ class Generation:
     style_mix: tuple[int, int, int] | None = None
     format: OutputFormat = "uint8"
     quality: int = 0
+    denoising: Denoising | None = None
 
     @property
     def count(self) -> int:
@@ -100,6 +103,7 @@ def generation(**parameters: Unpack[Parameters]) -> Generation:
         style_mix=None if mix is None else _style_mix(mix),
         format=output,
         quality=quality,
+        denoising=denoising(parameters),
     )
 
 

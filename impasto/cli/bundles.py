@@ -29,7 +29,9 @@ WeightsPrecision = Literal["fp32", "fp16"]
 
 
 def import_checkpoint(
-    checkpoint: Annotated[Path, typer.Argument(help="StyleGAN2 .pkl (official), .pt (rosinality) or .safetensors.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="StyleGAN2 .pkl (official), .pt (rosinality), .safetensors, or a diffusers folder.")
+    ],
     name: Annotated[str, typer.Option(help="Name of the model.")],
     models: Destination = None,
     version: Annotated[str, typer.Option(help="Its version, in digits.")] = "1",
@@ -41,30 +43,50 @@ def import_checkpoint(
         report("reading")
         import torch  # first: what lacks it lacks the extra `torch`, which brings all that is needed
 
-        from impasto.export.bundle import own_models, sha256_of
-        from impasto.export.publish import publish_stylegan2
-        from impasto.generators.checkpoints import read_checkpoint
+        from impasto.export.bundle import own_models
 
-        read = read_checkpoint(checkpoint)
-        provenance = {
-            "file": checkpoint.name,
-            "sha256": sha256_of(checkpoint),
-            "source": read.source,
-            "details": read.details,
-        }
-        path = publish_stylegan2(
-            read.config,
-            read.tensors,
-            name,
-            own_models(models),
+        publish = _diffusers_folder if checkpoint.is_dir() else _stylegan2_file
+        path = publish(
+            checkpoint,
+            name=name,
+            models=own_models(models),
             version=version,
             weights_dtype={"fp32": torch.float32, "fp16": torch.float16}[weights],
             licence=licence,
-            provenance=provenance,
             report=report,
         )
     typer.echo(path)
     console().print(f"try it: impasto generate {name}" + (f" --models {models}" if models else ""))
+
+
+def _stylegan2_file(checkpoint: Path, **options: Any) -> Path:
+    from impasto.export.bundle import sha256_of
+    from impasto.export.publish import publish_stylegan2
+    from impasto.generators.checkpoints import read_checkpoint
+
+    read = read_checkpoint(checkpoint)
+    provenance = {
+        "file": checkpoint.name,
+        "sha256": sha256_of(checkpoint),
+        "source": read.source,
+        "details": read.details,
+    }
+    return publish_stylegan2(read.config, read.tensors, provenance=provenance, **options)
+
+
+def _diffusers_folder(checkpoint: Path, **options: Any) -> Path:
+    from impasto.export.bundle import sha256_of
+    from impasto.export.publish_diffusion import publish_diffusion
+    from impasto.generators.diffusers_folder import read_pipeline
+
+    pipeline = read_pipeline(checkpoint)
+    files = [file for component in pipeline.components.values() for file in component.weights.files]
+    provenance = {
+        "folder": checkpoint.resolve().name,
+        "sha256": {f"{file.parent.name}/{file.name}": sha256_of(file) for file in files},
+        "source": pipeline.class_name,
+    }
+    return publish_diffusion(pipeline, provenance=provenance, **options)
 
 
 def export(

@@ -31,12 +31,18 @@ EXTRAS = {
     "onnxscript": "torch",
     "torch": "torch",
     "triton": "torch",
+    "diffusers": "diffusion",
+    "tokenizers": "diffusion",
+    "transformers": "diffusion",
 }
 
 Models = Annotated[
     Path | None, typer.Option("--models", help="Model directory.", envvar="IMPASTO_MODELS", metavar="DIR")
 ]
 Backend = Annotated[str | None, typer.Option(help="onnxruntime or torch; the model's first choice unless given.")]
+Precision = Annotated[
+    str | None, typer.Option(help="fp32; with torch also bf16, on a GPU fp16 too. fp32 unless given.")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of a batch; all cores unless given.")]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, for scripts.")]

@@ -11,7 +11,8 @@ from typing import Self, Unpack
 
 from impasto.engine.picture import Engine, PictureRequest, Pixels, StyleMix
 from impasto.engine.registry import open_engine
-from impasto.events import Done, Event, Finished, OnProgress, Queued
+from impasto.engine.stepwise import Ready, is_stepwise
+from impasto.events import Done, Event, Finished, OnProgress, Preview, Queued, Step
 from impasto.export.bundle import MANIFEST, find_bundle, model_directories, open_bundle
 from impasto.generation import Generation, Parameters, generation
 from impasto.images import Picture, encode
@@ -43,6 +44,21 @@ class Generator:
         for request in requests:
             self.engine.check(request)
         yield Queued(0, 0.0)
+        yield from self._in_steps(requests, wanted) if is_stepwise(self.engine) else self._in_batches(requests, wanted)
+
+    def close(self) -> None:
+        """Free the device."""
+        self.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _in_batches(self, requests: list[PictureRequest], wanted: Generation) -> Iterator[Event]:
         execute_ms = encode_ms = 0.0
         sizes: list[int] = []
         largest = self.engine.buckets[-1]
@@ -59,17 +75,28 @@ class Generator:
                 yield Finished(start + offset, picture)
         yield Done(0.0, execute_ms, encode_ms, tuple(sizes))
 
-    def close(self) -> None:
-        """Free the device."""
-        self.engine.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
+    def _in_steps(self, requests: list[PictureRequest], wanted: Generation) -> Iterator[Event]:
+        assert is_stepwise(self.engine)
+        execute_ms = encode_ms = 0.0
+        sizes = [0] * len(requests)
+        started: dict[int, float] = {}
+        now = time.perf_counter()
+        for event in self.engine.run_steps(requests):
+            index = event.index
+            if isinstance(event, Ready):
+                made = time.perf_counter()
+                picture = self._picture(requests[index], event.pixels, wanted)
+                encode_ms = max(encode_ms, (time.perf_counter() - made) * 1e3)
+                execute_ms = max(execute_ms, (made - started[index]) * 1e3)
+                yield Finished(index, picture)
+            else:
+                started.setdefault(index, now)
+                sizes[index] = max(sizes[index], event.rows)
+                yield Step(index, event.step, event.steps)
+                if event.preview is not None:
+                    yield Preview(index, self._picture(requests[index], event.preview, wanted))
+            now = time.perf_counter()
+        yield Done(0.0, execute_ms, encode_ms, tuple(sizes))
 
     def _picture(self, request: PictureRequest, pixels: Pixels, wanted: Generation) -> Picture:
         metadata = self.engine.describe(request)
@@ -88,25 +115,26 @@ def load(
     models: Path | str | None = None,
     version: str | None = None,
     backend: str | None = None,
+    precision: str | None = None,
     device: str = "cpu",
     threads: int | None = None,
 ) -> Generator:
     """Open a model by its name, or a bundle by the path of its folder (NAME/VERSION), and warm it up.
 
     Names are looked up in `models`, else in $IMPASTO_MODELS, else in the user's data folder, and in the zoo inside
-    the package; the highest version unless one is named. `backend`, `device` and `threads` as in
+    the package; the highest version unless one is named. `backend`, `precision`, `device` and `threads` as in
     `impasto.engine.registry.open_engine`. ModelNotFound lists the models there are; BundleError, BackendUnavailable.
     """
     path = Path(name_or_path)
     if not (path / MANIFEST).is_file():
         path = find_bundle(str(name_or_path), model_directories(Path(models) if models else None), version)
-    engine = open_engine(open_bundle(path), backend=backend, device=device, threads=threads)
+    engine = open_engine(open_bundle(path), backend=backend, precision=precision, device=device, threads=threads)
     engine.warm_up()
     return Generator(engine)
 
 
 def _requests(wanted: Generation) -> list[PictureRequest]:
-    """One request a picture."""
+    """One request a picture. InvalidRequest if there are latents to start from for some pictures only."""
     shared = PictureRequest(
         label=wanted.label,
         c=wanted.class_vector,
@@ -116,7 +144,12 @@ def _requests(wanted: Generation) -> list[PictureRequest]:
         mix=StyleMix(*wanted.style_mix) if wanted.style_mix else None,
     )
     if wanted.z is not None:
-        return [dataclasses.replace(shared, z=row) for row in wanted.z]
-    if wanted.ws is not None:
-        return [dataclasses.replace(shared, ws=row) for row in wanted.ws]
-    return [dataclasses.replace(shared, seed=seed) for seed in wanted.seeds]
+        requests = [dataclasses.replace(shared, z=row) for row in wanted.z]
+    elif wanted.ws is not None:
+        requests = [dataclasses.replace(shared, ws=row) for row in wanted.ws]
+    else:
+        requests = [dataclasses.replace(shared, seed=seed) for seed in wanted.seeds]
+    if wanted.denoising is None:
+        return requests
+    denoising = wanted.denoising.split(len(requests))
+    return [dataclasses.replace(request, denoising=each) for request, each in zip(requests, denoising, strict=True)]

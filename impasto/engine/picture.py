@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from impasto.denoising import Denoising
 from impasto.export.bundle import Manifest
 from impasto.generation import MAX_SEED as MAX_SEED
 from impasto.generation import NOISE_MODES as NOISE_MODES
@@ -29,7 +30,8 @@ class PictureRequest:
     """One picture: exactly one of seed, z [z_dim] and ws [num_ws, w_dim]; the rest has defaults (None: the model's).
 
     `label` is a class index, `c` a class vector [c_dim]; `psi` with `cutoff` truncates the first `cutoff` layers
-    (None: all); `noise_mode` "random" draws from the seed (0 if there is none).
+    (None: all); `noise_mode` "random" draws from the seed (0 if there is none). `denoising` is for diffusion models
+    only, and its `latent` here is one picture's, [1, C, h, w].
     """
 
     seed: int | None = None
@@ -41,21 +43,36 @@ class PictureRequest:
     cutoff: int | None = None
     noise_mode: NoiseMode | None = None
     mix: StyleMix | None = None
+    denoising: Denoising | None = None
 
 
 class Pixels:
-    """One picture as an engine made it: float32 [3, H, W], nominally in [-1, 1], or uint8 [H, W, 3]."""
+    """One picture as an engine made it: float32 [3, H, W], nominally in [-1, 1], or uint8 [H, W, 3].
 
-    __slots__ = ("_float", "_uint8")
+    `fetch` gives the floats of a picture whose bytes are here, where it was made with more than bytes.
+    """
 
-    def __init__(self, *, chw: Floats | None = None, hwc: Bytes | None = None) -> None:
+    __slots__ = ("_fetch", "_float", "_uint8")
+
+    def __init__(
+        self, *, chw: Floats | None = None, hwc: Bytes | None = None, fetch: Callable[[], Floats] | None = None
+    ) -> None:
         self._float = chw
         self._uint8 = hwc
+        self._fetch = fetch
 
     @property
     def is_uint8(self) -> bool:
         """Whether `array` is there already, without work."""
         return self._uint8 is not None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        if self._uint8 is not None:
+            return self._uint8.shape[1], self._uint8.shape[0]
+        assert self._float is not None
+        return self._float.shape[2], self._float.shape[1]
 
     @property
     def array(self) -> Bytes:
@@ -70,7 +87,7 @@ class Pixels:
         """float32 [3, H, W], nominally in [-1, 1], not clamped."""
         if self._float is None:
             assert self._uint8 is not None
-            self._float = to_float(self._uint8)
+            self._float = to_float(self._uint8) if self._fetch is None else self._fetch()
         return self._float
 
 

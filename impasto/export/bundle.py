@@ -37,7 +37,7 @@ class TensorSpec(_Strict):
     """One input or output: name, dtype as the Open Inference Protocol writes it, shape (-1 is the batch), meaning."""
 
     name: str
-    dtype: Literal["FP32", "INT64", "UINT8"]
+    dtype: Literal["BYTES", "FP32", "INT32", "INT64", "UINT8"]
     shape: tuple[int, ...]
     meaning: str
 
@@ -50,8 +50,12 @@ class FileEntry(_Strict):
 
 
 class Parity(_Strict):
-    """How far a graph's pictures are from torch's at one batch size: on [-1, 1], and in dB over a peak of 2."""
+    """How far a graph's pictures are from torch's at one batch size: on [-1, 1], and in dB over a peak of 2.
 
+    `output` names the graph and its output where a bundle has several; what is no picture is scaled to [-1, 1] first.
+    """
+
+    output: str = "image_float"
     batch: int
     max_abs_error: float
     psnr_db: float

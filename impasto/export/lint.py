@@ -14,6 +14,8 @@ RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLik
 CONTROL_FLOW = {"If", "Loop", "Scan"}
 CONVOLUTIONS = {"Conv", "ConvTranspose"}
 STANDARD_DOMAINS = {"", "ai.onnx"}
+INTERFACE_TYPES = {"input": (TensorProto.FLOAT, TensorProto.INT64), "output": (TensorProto.FLOAT,)}
+INTERFACE_WORDS = {"input": "float32, or int64 for indices", "output": "float32"}
 WIDE_TYPES = {TensorProto.DOUBLE, TensorProto.COMPLEX64, TensorProto.COMPLEX128}
 
 
@@ -57,13 +59,14 @@ def _interface(graph: onnx.GraphProto) -> Iterator[Violation]:
                 yield Violation("the first dimension is the batch, and free", where)
             if any(not dim.HasField("dim_value") for dim in dims[1:]):
                 yield Violation("every dimension but the batch is fixed", where)
-            if value.type.tensor_type.elem_type != TensorProto.FLOAT:
-                yield Violation("inputs and outputs are float32", where)
+            if value.type.tensor_type.elem_type not in INTERFACE_TYPES[kind]:
+                yield Violation(f"{kind}s are {INTERFACE_WORDS[kind]}", where)
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[Violation]:
     constants = {tensor.name for tensor in graph.initializer}
     constants |= {node.output[0] for node in graph.node if node.op_type == "Constant"}
+    constants |= {node.output[0] for node in graph.node if node.op_type == "Cast" and node.input[0] in constants}
     for node in graph.node:
         where = f"node {node.name or node.output[0]} ({node.op_type})"
         if node.domain not in STANDARD_DOMAINS:

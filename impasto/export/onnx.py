@@ -15,16 +15,24 @@ import torch
 from torch import Tensor, nn
 
 from impasto.errors import ExportError
+from impasto.export.graph_file import halve_initializers, save_graph
 from impasto.export.lint import MAX_IR_VERSION, MAX_OPSET, violations
 
 
 def export_graph(
-    module: nn.Module, example: Sequence[Tensor], inputs: Sequence[str], output: str, path: Path
+    module: nn.Module,
+    example: Sequence[Tensor],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    path: Path,
+    *,
+    half_weights: bool = False,
 ) -> onnx.ModelProto:
     """Export `module` to `path` and return the graph. ExportError names each rule of the linter that it breaks.
 
-    `example` gives shapes (batch of two or more, so that no dimension looks constant); `inputs` and `output` name
-    the graph's tensors.
+    `example` gives shapes (batch of two or more, so that no dimension looks constant); `inputs` and `outputs` name
+    the graph's tensors. With `half_weights` the file keeps what float16 can hold exactly as float16; the graph
+    computes in float32 all the same.
     """
     batch = torch.export.Dim.DYNAMIC
     with torch.no_grad(), _quiet():
@@ -34,7 +42,7 @@ def export_graph(
             dynamo=True,
             dynamic_shapes=tuple({0: batch} for _ in example),
             input_names=list(inputs),
-            output_names=[output],
+            output_names=list(outputs),
             opset_version=MAX_OPSET,
             verbose=False,
         )
@@ -42,10 +50,12 @@ def export_graph(
     model = program.model_proto
     model.ir_version = MAX_IR_VERSION
     _forget_the_source(model)
-    onnx.checker.check_model(model, full_check=True)
+    if half_weights:
+        halve_initializers(model.graph)
     if broken := violations(model):
         raise ExportError(f"{path.name}: " + "; ".join(str(violation) for violation in broken))
-    path.write_bytes(model.SerializeToString())
+    save_graph(model, path)
+    onnx.checker.check_model(path, full_check=True)
     return model
 
 

@@ -37,13 +37,15 @@ def require_parity(
     tolerance: float = TOLERANCE,
 ) -> list[Parity]:
     """Compare both at each batch size. ExportError if any picture is off by more than `tolerance`, or not finite."""
-    measured = []
-    for batch in batches:
-        parity = measure(graph(batch), reference(batch))
-        if not parity.max_abs_error <= tolerance:
-            raise ExportError(
-                f"graph at batch {batch}: found a difference of {parity.max_abs_error:.3g} from torch; "
-                f"allowed is {tolerance:g}"
-            )
-        measured.append(parity)
-    return measured
+    return [require_close(graph(batch), reference(batch), "graph", tolerance) for batch in batches]
+
+
+def require_close(found: Pictures, expected: Pictures, name: str, tolerance: float = TOLERANCE) -> Parity:
+    """What `measure` finds; ExportError that names the graph if it is more than `tolerance`, or no number."""
+    parity = measure(found, expected)
+    if not parity.max_abs_error <= tolerance:
+        raise ExportError(
+            f"{name} at batch {parity.batch}: found a difference of {parity.max_abs_error:.3g} from torch; "
+            f"allowed is {tolerance:g}"
+        )
+    return parity

@@ -94,7 +94,10 @@ def export_again(bundle: Bundle, models: Path, report: Report = lambda stage: No
     """Make the graphs of a bundle anew from its weights, with this version's exporter, as the next free version."""
     manifest = bundle.manifest
     if manifest.family != "stylegan2":
-        raise ExportError(f"family: found {manifest.family!r}; allowed is 'stylegan2'")
+        raise ExportError(
+            f"family: found {manifest.family!r}; allowed is 'stylegan2': other bundles keep no weights beside their "
+            f"graphs, so make these anew from the checkpoint with `impasto import`"
+        )
     versions = list_bundles([models]).get(manifest.name, {})
     newest = max([int(manifest.version), *(int(version) for version in versions)])
     tensors = load_file(bundle.path / WEIGHTS)
@@ -126,14 +129,14 @@ def _export_mapping(generator: StyleGAN2, folder: Path) -> None:
     if config.c_dim:
         example.append(torch.zeros(2, config.c_dim))
         names.append("c")
-    export_graph(FrozenMapping(generator.mapping), example, names, "ws", folder / "mapping.onnx")
+    export_graph(FrozenMapping(generator.mapping), example, names, ["ws"], folder / "mapping.onnx")
 
 
 def _export_synthesis(generator: StyleGAN2, folder: Path) -> None:
     config = generator.config
     example = [torch.randn(2, config.num_ws, config.w_dim), torch.randn(2, config.noise_size)]
     frozen = FrozenSynthesis(generator.synthesis)
-    export_graph(frozen, example, ["ws", "noise"], "image_float", folder / "synthesis.onnx")
+    export_graph(frozen, example, ["ws", "noise"], ["image_float"], folder / "synthesis.onnx")
 
 
 def _measure_parity(generator: StyleGAN2, folder: Path) -> list[Parity]:

@@ -15,7 +15,7 @@ from impasto.api.inference import grpc_service_pb2 as pb
 from impasto.server.config import ServerConfig
 from impasto.server.server import Server
 
-DATATYPES = {"float32": "FP32", "int64": "INT64", "uint8": "UINT8"}
+DATATYPES = {"float32": "FP32", "int32": "INT32", "int64": "INT64", "object": "BYTES", "uint8": "UINT8"}
 DTYPES = {datatype: np.dtype(dtype) for dtype, datatype in DATATYPES.items()}
 
 
@@ -36,13 +36,17 @@ async def connected(server: Server) -> AsyncIterator[grpc.aio.Channel]:
 
 
 def infer_request(model: str = "tiny", /, **inputs: Any) -> pb.ModelInferRequest:
-    """A request with these tensors as raw contents."""
+    """A request with these tensors as raw contents; arrays of bytes objects are BYTES."""
     request = pb.ModelInferRequest(model_name=model)
     for name, values in inputs.items():
         array = np.asarray(values)
         request.inputs.add(name=name, datatype=DATATYPES[array.dtype.name], shape=array.shape)
-        request.raw_input_contents.append(array.tobytes())
+        request.raw_input_contents.append(_with_lengths(array) if array.dtype.hasobject else array.tobytes())
     return request
+
+
+def _with_lengths(elements: NDArray[Any]) -> bytes:
+    return b"".join(len(element).to_bytes(4, "little") + element for element in elements.flat)
 
 
 def seeds(*values: int) -> NDArray[np.int64]:

@@ -1,0 +1,395 @@
+"""Diffusion models in steps: a batch of rows, each with its own sampler, step, guidance, prompt and seed.
+
+A picture's state lives in a slot. One step runs the denoiser on the rows that are asked for, two model rows for a
+guided one, then the sampler's row (`impasto.sampling`) on each. The first noise of a seed is
+philox.normal(seed, C·h·w, row=1), that of call k philox.normal(seed, C·h·w, step=k). Needs no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from impasto.denoising import Denoising
+from impasto.engine.conditioning import Conditioner
+from impasto.engine.noise import NoiseStream, PhiloxNoise, TorchNoise
+from impasto.engine.picture import Floats, PictureRequest, Pixels, check_seed
+from impasto.engine.sessions import Array, Sessions
+from impasto.engine.stepwise import Ready, SlotPool, Stepped, StepRow, Work, run_steps
+from impasto.errors import BackendUnavailable, InvalidRequest
+from impasto.export.bundle import Bundle
+from impasto.images.pixels import Bytes
+from impasto.kernels.sampler_row import COLUMNS, PLACE_COLUMNS, Place, place_table, table
+from impasto.sampling import Plan, from_diffusers, options_for, plan
+from impasto.sampling.step import Slots, step
+
+CPU_ROWS_A_CORE = 2
+"""Model rows a core in the largest batch on a CPU, where a larger one gains nothing and keeps a new request waiting."""
+DEFAULT_STRENGTH = 0.8
+WHITE, GREY = 128, 128
+"""The least of a mask's values that count as white, and what a model made to inpaint sees there."""
+SLOTS_A_ROW = 4
+"""Slots for each model row of the largest batch: what waits between its steps costs memory only."""
+CACHED_PLANS = 256
+_REFUSED = (
+    ("z", "z"),
+    ("ws", "ws"),
+    ("c", "class_vector"),
+    ("psi", "psi"),
+    ("cutoff", "psi_cutoff"),
+    ("noise_mode", "noise_mode"),
+    ("mix", "style_mix"),
+)
+"""What only other models take: the attribute of a PictureRequest, and the field as callers know it."""
+_GUIDANCE, _NOISE, _INPUT = (COLUMNS.index(name) for name in ("guidance", "noise", "input"))
+_STEP = PLACE_COLUMNS.index("step")
+
+log = logging.getLogger(__name__)
+
+
+class _Settings(NamedTuple):
+    """What decides a plan."""
+
+    sampler: str
+    steps: int
+    eta: float | None
+    strength: float
+
+
+class _Walk(NamedTuple):
+    """A plan as the step takes it."""
+
+    plan: Plan
+    rows: Floats
+    timesteps: tuple[Floats, ...]
+
+
+class _Kept(NamedTuple):
+    """What stays of an image that is inpainted: where `mask` [1, h, w] is 0, `image` under as much of `noise`."""
+
+    mask: Floats
+    image: Floats
+    noise: Floats
+
+
+class _Running(NamedTuple):
+    """A picture under way. `rows` are those of the walk with its guidance.
+
+    `indices` are its rows among the model's inputs and outputs, the second one the unconditional half of a guided
+    picture, and `feeds` what the denoiser takes there but for the timestep. `extra` are channels beside the latent's:
+    the mask and the latent of what it leaves, for a model made to inpaint.
+    """
+
+    slot: int
+    indices: tuple[int, ...]
+    walk: _Walk
+    rows: Floats
+    feeds: list[dict[str, Array]]
+    noise: NoiseStream
+    extra: Floats | None
+    kept: _Kept | None
+
+
+class DiffusionEngine:
+    """Runs a bundle's denoiser, text encoder, encoder and decoder. A StepEngine; see there for threads."""
+
+    def __init__(self, bundle: Bundle, backend: str, device: str, threads: int | None) -> None:
+        if backend != "onnxruntime":
+            raise BackendUnavailable(f"backend: found {backend!r}; diffusion models run on onnxruntime")
+        self.manifest = bundle.manifest
+        self.digest = bundle.manifest.digest
+        self.backend = backend
+        self.device = device
+        config = bundle.manifest.config
+        self._shape: tuple[int, ...] = tuple(config["latent"])
+        self._schedule, self._sampler, self._options = from_diffusers(config["scheduler"])
+        self._defaults = bundle.manifest.defaults
+        graphs = [file.stem for file in sorted(bundle.path.glob("*.onnx"))]
+        paths = {graph: bundle.path / f"{graph}.onnx" for graph in graphs}
+        seldom = [graph for graph in graphs if graph != "denoiser"]
+        self._sessions = Sessions(paths, device, threads, bundle.manifest.buckets, shared=seldom)
+        self.buckets = self._sessions.buckets(CPU_ROWS_A_CORE)
+        self.slots = SLOTS_A_ROW * self.buckets[-1]
+        self.decode_batch = 1 if device == "cpu" else 2
+        self._conditioner = Conditioner(bundle.path, config, self._sessions)
+        self._preview = config.get("preview")
+        self._channels = int(config.get("sample_channels", self._shape[0]))
+        self._inpaints = self._channels == 2 * self._shape[0] + 1
+        self._scale = int(config.get("scale") or 1)
+        self._state = Slots.empty(self.slots, self._shape)
+        self._outputs: dict[int, Floats] = {}
+        self._inputs = np.empty((2 * self.slots, *self._shape), np.float32)
+        self._places = place_table(Place(-1) for _ in range(self.slots))
+        self._running: dict[int, _Running] = {}
+        self._lock = threading.Lock()
+        self._pool = SlotPool(self.slots)
+        self._walk = functools.lru_cache(CACHED_PLANS)(self._make_walk)
+
+    def check(self, request: PictureRequest) -> None:
+        for attribute, field in _REFUSED:
+            if getattr(request, attribute) is not None:
+                raise InvalidRequest(field, "it", "nothing; this is a diffusion model")
+        if request.seed is None:
+            raise InvalidRequest("seeds", "none", "one or more")
+        check_seed("seeds", request.seed)
+        self._conditioner.check(request)
+        wanted = request.denoising or Denoising()
+        wanted.check()
+        settings = self._settings(request)
+        self._walk(settings)
+        scale = self._guidance(request)
+        if not self._conditioner.can_guide:
+            for field in ("guidance_scale", "guidance_rescale"):
+                if getattr(wanted, field) is not None:
+                    raise InvalidRequest(field, getattr(wanted, field), "nothing; this model has nothing to guide by")
+        elif wanted.guidance_rescale and scale == 1.0:
+            raise InvalidRequest("guidance_rescale", wanted.guidance_rescale, "nothing without guidance")
+        if wanted.noise == "torch" and settings.sampler == "dpmpp_sde":
+            raise InvalidRequest("noise", "torch", "impasto with sampler dpmpp_sde, whose noise is a Brownian path")
+        self._check_pictures(wanted)
+        if wanted.latent is not None and wanted.latent.shape != (1, *self._shape):
+            raise InvalidRequest("latent", f"shape {list(wanted.latent.shape[1:])}", f"{list(self._shape)}")
+
+    def describe(self, request: PictureRequest) -> dict[str, Any]:
+        wanted = request.denoising or Denoising()
+        settings = self._settings(request)
+        parameters: dict[str, Any] = {"sampler": settings.sampler, "steps": settings.steps}
+        if self._conditioner.prompts is not None:
+            parameters |= {"prompt": wanted.prompt or "", "negative_prompt": wanted.negative_prompt or ""}
+        if self._conditioner.classes:
+            parameters["class"] = request.label or 0
+        if self._conditioner.can_guide:
+            parameters["guidance_scale"] = _shortest(self._guidance(request))
+        if wanted.guidance_rescale:
+            parameters["guidance_rescale"] = _shortest(wanted.guidance_rescale)
+        if settings.eta is not None:
+            parameters["eta"] = _shortest(settings.eta)
+        if wanted.image is not None:
+            parameters["strength"] = _shortest(settings.strength)
+        if wanted.noise == "torch":
+            parameters["noise"] = "torch"
+        return {
+            "model": self.manifest.name,
+            "version": self.manifest.version,
+            "digest": self.digest,
+            "seed": request.seed,
+            "parameters": parameters,
+        }
+
+    def work(self, request: PictureRequest) -> Work:
+        return Work(self._walk(self._settings(request)).plan.calls, self._width(request), self._shape)
+
+    def start(self, slot: int, request: PictureRequest) -> None:
+        wanted, seed = request.denoising or Denoising(), request.seed or 0
+        walk, guided = self._walk(self._settings(request)), self._width(request) == 2
+        noise: NoiseStream = TorchNoise(seed) if wanted.noise == "torch" else PhiloxNoise(seed)
+        first, image = self._beginning(wanted, walk.plan, noise)
+        latent = np.float32(walk.plan.noise_scale) * first
+        if image is not None:
+            latent += np.float32(walk.plan.image_scale) * image
+        extra = kept = None
+        if wanted.image is not None and wanted.mask is not None:
+            mask = self._latent_mask(wanted.mask)
+            if self._inpaints:
+                hidden = np.where(wanted.mask[..., :1] >= WHITE, np.uint8(GREY), wanted.image)
+                extra = np.concatenate([mask, self._encode(hidden, noise)])
+            elif image is not None:
+                kept = _Kept(mask, image, first)
+        rows = walk.rows
+        if guided:
+            rows = table(walk.plan.guided(self._guidance(request), wanted.guidance_rescale or 0.0).rows)
+        conditions = self._conditioner.conditions(request, guided)
+        indices = (slot, self.slots + slot)[: len(conditions)]
+        self._places[slot] = place_table([Place(slot, slot, indices[1] if guided else -1, seed)])[0]
+        feeds = [
+            {"sample": self._inputs[index : index + 1], **condition}
+            for index, condition in zip(indices, conditions, strict=True)
+        ]
+        self._running[slot] = _Running(slot, indices, walk, rows, feeds, noise, extra, kept)
+        self._state.latent[slot] = latent
+        self._write_input(self._running[slot], walk.plan.first_input)
+
+    def step(self, rows: Sequence[StepRow]) -> dict[int, Floats]:
+        with self._lock:
+            running = [(self._running[row.slot], row.call) for row in rows]
+            self._denoise(running)
+            wanted = [(self._running[row.slot], row.call) for row in rows if row.preview]
+            previews = {state.slot: self._denoised(state, call) for state, call in wanted}
+            own = [(state, call) for state, call in running if isinstance(state.noise, PhiloxNoise)]
+            self._update(own)
+            for state, call in running:
+                if not isinstance(state.noise, PhiloxNoise):
+                    drawn = state.noise.of_call(self._shape) if state.rows[call, _NOISE] else None
+                    self._update([(state, call)], None if drawn is None else drawn[None])
+                if state.kept is not None:
+                    self._restore(state, call, state.kept)
+            return previews
+
+    def latent(self, slot: int) -> Floats:
+        return self._state.latent[slot].copy()
+
+    def decode(self, latents: Sequence[Floats]) -> list[Pixels]:
+        if "decoder" not in self._sessions:
+            return [Pixels(chw=latent) for latent in latents]
+        with self._lock:
+            decoded = self._sessions.run("decoder", [{"latent": latent[None]} for latent in latents])
+        return [Pixels(chw=outputs["image_float"][0]) for outputs in decoded]
+
+    def preview(self, latent: Floats) -> Pixels:
+        if not self._preview:
+            return Pixels(chw=latent)
+        matrix = np.array(self._preview["matrix"], np.float32)
+        bias = np.array(self._preview["bias"], np.float32)[:, None, None]
+        colours: Floats = np.einsum("chw,cr->rhw", latent, matrix) + bias
+        return Pixels(chw=colours.repeat(self._scale, axis=1).repeat(self._scale, axis=2))
+
+    def run(self, requests: Sequence[PictureRequest]) -> list[Pixels]:
+        made = {event.index: event.pixels for event in self.run_steps(requests) if isinstance(event, Ready)}
+        return [made[index] for index in range(len(requests))]
+
+    def run_steps(self, requests: Sequence[PictureRequest]) -> Iterator[Stepped | Ready]:
+        return run_steps(self, self._pool, requests)
+
+    def warm_up(self) -> None:
+        """Run every graph once, and hold rows of the denoiser side by side to the bytes of each alone."""
+        rng = np.random.default_rng(0)
+        request = PictureRequest(seed=0)
+        condition = self._conditioner.conditions(request, guided=False)[0]
+        timestep, shape = np.full(1, 500.0, np.float32), (1, self._channels, *self._shape[1:])
+        rows = [
+            {"sample": rng.standard_normal(shape).astype(np.float32), "timestep": timestep, **condition}
+            for _ in range(max(self._sessions.batches))
+        ]
+        alone = [self._sessions.run("denoiser", [row])[0]["output"] for row in rows]
+        for count in self._sessions.batches:
+            together = self._sessions.run("denoiser", rows[:count])
+            if any(row["output"].tobytes() != same.tobytes() for row, same in zip(together, alone, strict=False)):
+                log.warning("model %s: a batch of %d changed a row's bytes; rows run alone", self.manifest.name, count)
+                self._sessions.one_at_a_time()
+                break
+        self.decode([np.zeros(self._shape, np.float32)])
+        if "encoder" in self._sessions:
+            self._encode(np.zeros((self.manifest.height, self.manifest.width, 3), np.uint8), PhiloxNoise(0))
+
+    def close(self) -> None:
+        self._sessions.close()
+
+    def _settings(self, request: PictureRequest) -> _Settings:
+        wanted = request.denoising or Denoising()
+        strength = 1.0 if wanted.image is None or wanted.mask is not None else DEFAULT_STRENGTH
+        if wanted.strength is not None:
+            strength = wanted.strength
+        return _Settings(
+            wanted.sampler or self._defaults.get("sampler", self._sampler),
+            wanted.steps or int(self._defaults["steps"]),
+            wanted.eta,
+            strength,
+        )
+
+    def _make_walk(self, settings: _Settings) -> _Walk:
+        options = options_for(settings.sampler, self._options)
+        if settings.eta is not None:
+            options = dataclasses.replace(options, eta=settings.eta)
+        walk = plan(settings.sampler, self._schedule, settings.steps, options, strength=settings.strength)
+        return _Walk(walk, table(walk.rows), tuple(np.array([timestep], np.float32) for timestep in walk.timesteps))
+
+    def _guidance(self, request: PictureRequest) -> float:
+        if not self._conditioner.can_guide:
+            return 1.0
+        wanted = request.denoising.guidance_scale if request.denoising else None
+        return float(self._defaults.get("guidance_scale", 1.0)) if wanted is None else wanted
+
+    def _width(self, request: PictureRequest) -> int:
+        """Model rows a call: two where guidance counts, which is above 1, as in diffusers."""
+        return 2 if self._guidance(request) > 1.0 else 1
+
+    def _check_pictures(self, wanted: Denoising) -> None:
+        if self._inpaints and (wanted.image is None or wanted.mask is None):
+            raise InvalidRequest("image, mask", "not both", "both; this model only inpaints")
+        size = (self.manifest.height, self.manifest.width)
+        for field in ("image", "mask"):
+            picture: Bytes | None = getattr(wanted, field)
+            if picture is None:
+                continue
+            if "decoder" in self._sessions and "encoder" not in self._sessions:
+                raise InvalidRequest(field, "a picture", "nothing; this model's bundle has no encoder")
+            if picture.shape[:2] != size:
+                found, allowed = (f"{width} × {height} pixels" for height, width in (picture.shape[:2], size))
+                raise InvalidRequest(field, found, allowed)
+
+    def _beginning(self, wanted: Denoising, walk: Plan, noise: NoiseStream) -> tuple[Floats, Floats | None]:
+        """The noise to start from, and the latent of the image where some of it goes in."""
+        image = None
+        if wanted.image is not None and (walk.image_scale or not self._inpaints):
+            image = self._encode(wanted.image, noise)
+        return noise.first(self._shape) if wanted.latent is None else wanted.latent[0], image
+
+    def _encode(self, image: Bytes, noise: NoiseStream) -> Floats:
+        """The latent of a picture [H, W, 3]."""
+        values = np.ascontiguousarray(image.transpose(2, 0, 1), np.float32) / np.float32(127.5) - np.float32(1.0)
+        if "encoder" not in self._sessions:
+            return values
+        with self._lock:
+            found = self._sessions.run("encoder", [{"image_float": values[None]}])[0]
+        drawn = noise.posterior(self._shape)
+        mean: Floats = found["mean"][0]
+        if drawn is not None:
+            mean = mean + found["std"][0] * drawn
+        return mean
+
+    def _latent_mask(self, mask: Bytes) -> Floats:
+        """1 where the picture is made anew, 0 where it stays: [1, h, w], each the nearest pixel to its corner."""
+        return (mask[None, :: self._scale, :: self._scale, 0] >= 128).astype(np.float32)
+
+    def _write_input(self, state: _Running, scale: float) -> None:
+        for index in state.indices:
+            np.multiply(self._state.latent[state.slot], np.float32(scale), out=self._inputs[index])
+
+    def _denoise(self, running: Sequence[tuple[_Running, int]]) -> None:
+        indices: list[int] = []
+        feeds: list[dict[str, Array]] = []
+        for state, call in running:
+            for feed in state.feeds:
+                feed["timestep"] = state.walk.timesteps[call]
+                if state.extra is not None:
+                    feed["sample"] = np.concatenate([self._inputs[state.slot], state.extra])[None]
+            indices += state.indices
+            feeds += state.feeds
+        outputs = self._sessions.run("denoiser", feeds)
+        self._outputs = {index: row["output"][0] for index, row in zip(indices, outputs, strict=True)}
+
+    def _update(self, running: Sequence[tuple[_Running, int]], noise: Floats | None = None) -> None:
+        """Take the sampler's step of these rows."""
+        if not running:
+            return
+        coefficients = np.concatenate([state.rows[call] for state, call in running]).reshape(len(running), -1)
+        places = self._places[[state.slot for state, _ in running]]
+        places[:, _STEP] = [call for _, call in running]
+        step(self._state, coefficients, places, self._outputs, self._inputs, noise=noise)
+
+    def _denoised(self, state: _Running, call: int) -> Floats:
+        """What the picture's latent is likely to be: x₀ from the latent and the output of this call."""
+        state_part, output_part = state.walk.plan.denoised[call]
+        rows = [self._outputs[index] for index in state.indices]
+        output = rows[0] if len(rows) == 1 else rows[1] + state.rows[call, _GUIDANCE] * (rows[0] - rows[1])
+        denoised: Floats = np.float32(state_part) * self._state.latent[state.slot] + np.float32(output_part) * output
+        return denoised
+
+    def _restore(self, state: _Running, call: int, kept: _Kept) -> None:
+        """Put back what stays of the image, noised as far as the latent is after this call."""
+        image_part, noise_part = state.walk.plan.levels[call]
+        latent = self._state.latent[state.slot]
+        original = np.float32(image_part) * kept.image + np.float32(noise_part) * kept.noise
+        latent[...] = kept.mask * latent + (1 - kept.mask) * original
+        self._write_input(state, float(state.rows[call, _INPUT]))
+
+
+def _shortest(value: float) -> float:
+    """The shortest number that is this float32: the same text whether it came as 0.7 or over the wire."""
+    return float(str(np.float32(value)))
