@@ -28,6 +28,10 @@ class InvalidRequest(ImpastoError):
         """The field's name."""
         return str(self).partition(":")[0]
 
+    def renamed(self, field: str) -> InvalidRequest:
+        """The same of a field that whoever asked knows by another name."""
+        return InvalidRequest.received(field + str(self).removeprefix(self.field))
+
 
 class ModelNotFound(ImpastoError):
     """No model of that name (and version); lists those there are."""

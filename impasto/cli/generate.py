@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from impasto.cli import denoising
 from impasto.cli.output import Format, Output, parse_output
-from impasto.cli.terminal import Backend, Device, Json, Models, Threads, console, print_json
+from impasto.cli.previews import Previews
+from impasto.cli.terminal import Backend, Device, Json, Models, Precision, Threads, console, print_json
 
 if TYPE_CHECKING:
     from impasto.client import Tls
@@ -44,6 +46,18 @@ def generate(
     mix: Annotated[
         str | None, typer.Option(metavar="SEED:FIRST-LAST", help="The styles of some layers from another seed.")
     ] = None,
+    prompt: denoising.Prompt = None,
+    negative_prompt: denoising.NegativePrompt = None,
+    steps: denoising.Steps = None,
+    sampler: denoising.Sampler = None,
+    guidance_scale: denoising.GuidanceScale = None,
+    guidance_rescale: denoising.GuidanceRescale = None,
+    eta: denoising.Eta = None,
+    image: denoising.Image = None,
+    strength: denoising.Strength = None,
+    mask: denoising.Mask = None,
+    noise_source: denoising.Source = None,
+    preview_every: denoising.PreviewEvery = 0,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR|FILE", help="Where to write; here unless given, or a sheet only.")
     ] = None,
@@ -59,6 +73,7 @@ def generate(
     model_version: Annotated[str, typer.Option(help="Version of the model; the highest unless given.")] = "",
     models: Models = None,
     backend: Backend = None,
+    precision: Precision = None,
     device: Device = "cpu",
     threads: Threads = None,
     as_json: Json = False,
@@ -74,7 +89,20 @@ def generate(
         "label": label,
         "style_mix": None if mix is None else parse_mix(mix),
         "format": "float32" if output.format is Format.float32 else "uint8",
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "steps": steps,
+        "sampler": sampler,
+        "guidance_scale": guidance_scale,
+        "guidance_rescale": guidance_rescale,
+        "eta": eta,
+        "image": image,
+        "strength": strength,
+        "mask": mask,
+        "noise": None if noise_source is None else noise_source.value,
     }
+    if preview_every:
+        parameters["preview_every"] = preview_every
 
     def from_server(address: str) -> Iterator[Event]:
         from impasto.client import Client
@@ -86,7 +114,13 @@ def generate(
         from impasto.engine.generator import load
 
         with load(
-            model, models=models, version=model_version, backend=backend, device=device, threads=threads
+            model,
+            models=models,
+            version=model_version,
+            backend=backend,
+            precision=precision,
+            device=device,
+            threads=threads,
         ) as generator:
             yield from generator.generate_stream(**parameters)
 
@@ -130,27 +164,24 @@ def _tls(ca: Path | None, cert: Path | None, key: Path | None) -> Tls | None:
 
 def _write(events: Iterator[Event], output: Output, count: int, as_json: bool) -> None:
     """Save each picture as it is done, then tell where they are and how long it took."""
-    from rich.progress import MofNCompleteColumn, Progress
-
-    from impasto.events import Done, Finished, Queued
+    from impasto.cli.progress import Bars
+    from impasto.events import Done, Finished, Preview
 
     began = time.monotonic()
     for_sheet = {}
     saved: dict[int, tuple[int | None, Path | None]] = {}
     timing = Done(0.0, 0.0, 0.0, ())
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     terminal = console()
-    with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
-        task = progress.add_task("pictures", total=count)
+    with Bars(count, terminal) as bars, Previews(output) as previews:
         for event in events:
+            bars.show(event)
             match event:
-                case Queued(position) if position:
-                    progress.update(task, description=f"behind {position} in the queue")
+                case Preview(_, picture):
+                    previews.refresh(picture)
                 case Finished(index, picture):
                     saved[index] = picture.seed, output.save(picture)
                     if output.sheet:
                         for_sheet[index] = picture
-                    progress.update(task, description="pictures", advance=1)
                 case Done():
                     timing = event
         sheet = output.save_sheet([for_sheet[index] for index in sorted(for_sheet)])

@@ -55,13 +55,18 @@ class Output:
 
     def save(self, picture: Picture) -> Path | None:
         """Write a picture; where to, or None if only the sheet is wanted."""
-        path = self.file
-        if self.folder is not None:
-            path = self.folder / f"{picture.metadata['model']}-{picture.seed}{SUFFIX_OF[self.format]}"
+        path = self._path(picture)
         if path is None:
             return None
         path.parent.mkdir(parents=True, exist_ok=True)
         return picture.save(path, self.quality)
+
+    def preview_path(self, picture: Picture) -> Path:
+        """Where a preview of the picture goes: beside what it becomes, or beside the sheet, as NAME.preview.SUFFIX."""
+        path = self._path(picture) or self.sheet
+        assert path is not None, "there is somewhere to write"
+        suffix = ".png" if path.suffix.lower() == ".npy" else path.suffix
+        return path.with_name(f"{path.stem}.preview{suffix}")
 
     def save_sheet(self, pictures: Sequence[Picture]) -> Path | None:
         """Write the sheet, with the seeds of its pictures in reading order in its metadata, if one is wanted."""
@@ -75,6 +80,11 @@ class Output:
         return Picture(metadata, array=contact_sheet([picture.array for picture in pictures])).save(
             self.sheet, self.quality
         )
+
+    def _path(self, picture: Picture) -> Path | None:
+        if self.folder is None:
+            return self.file
+        return self.folder / f"{picture.metadata['model']}-{picture.seed}{SUFFIX_OF[self.format]}"
 
 
 def parse_output(out: Path | None, sheet: Path | None, format: Format | None, quality: int, count: int) -> Output:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from impasto.cli.terminal import Backend, Models, Threads
+from impasto.cli.terminal import Backend, Models, Precision, Threads
 
 
 def serve(
@@ -20,6 +20,7 @@ def serve(
     config: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Everything else.")] = None,
     load: Annotated[list[str] | None, typer.Option(metavar="MODEL", help="Only this model; may be repeated.")] = None,
     backend: Backend = None,
+    precision: Precision = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; cpu unless given.")] = None,
     threads: Threads = None,
 ) -> None:
@@ -33,6 +34,7 @@ def serve(
         "metrics_listen": metrics_listen,
         "load": load and tuple(load),
         "backend": backend,
+        "precision": precision,
         "device": device,
         "threads": threads,
     }

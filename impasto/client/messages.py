@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from impasto.api.impasto.v1 import generation_pb2 as pb
+from impasto.denoising import Denoising, NoiseSource
 from impasto.errors import InternalError, InvalidRequest
 from impasto.events import Done
 from impasto.generation import Generation, NoiseMode, OutputFormat
-from impasto.images import FileFormat, Picture
-from impasto.images.pixels import Floats
+from impasto.images import FileFormat, Picture, encode
+from impasto.images.pixels import Bytes, Floats
 
 # The health protocol's Check: an empty request means the whole server, and this reply that it serves. Two constants
 # instead of a package that would have to be installed for them.
@@ -38,6 +39,11 @@ _NOISE_MODES: dict[NoiseMode | None, pb.NoiseMode.ValueType] = {
     "random": pb.NOISE_MODE_RANDOM,
     "none": pb.NOISE_MODE_NONE,
 }
+_NOISE_SOURCES: dict[NoiseSource | None, pb.NoiseSource.ValueType] = {
+    None: pb.NOISE_SOURCE_UNSPECIFIED,
+    "impasto": pb.NOISE_SOURCE_IMPASTO,
+    "torch": pb.NOISE_SOURCE_TORCH,
+}
 
 
 def generate_request(model: str, version: str, priority: int, wanted: Generation) -> pb.GenerateRequest:
@@ -57,6 +63,7 @@ def generate_request(model: str, version: str, priority: int, wanted: Generation
             format=_FORMATS[wanted.format],
             quality=wanted.quality,
             priority=priority,
+            denoising=None if wanted.denoising is None else _denoising(wanted.denoising),
         )
         if wanted.style_mix is not None:
             seed, first, last = wanted.style_mix
@@ -89,6 +96,29 @@ def read_picture(message: pb.Picture, data: bytearray) -> Picture:
 def read_timing(message: pb.Timing) -> Done:
     """The timing that ends a stream."""
     return Done(message.queue_ms, message.execute_ms, message.encode_ms, tuple(message.batch_sizes))
+
+
+def _denoising(wanted: Denoising) -> pb.Denoising:
+    return pb.Denoising(
+        prompt=wanted.prompt,
+        negative_prompt=wanted.negative_prompt,
+        steps=wanted.steps,
+        sampler=wanted.sampler,
+        eta=wanted.eta,
+        guidance_scale=wanted.guidance_scale,
+        guidance_rescale=wanted.guidance_rescale,
+        image=_file(wanted.image),
+        strength=wanted.strength,
+        mask=_file(wanted.mask),
+        latent=_latents(wanted.latent),
+        noise=_NOISE_SOURCES[wanted.noise],
+        preview_every=wanted.preview_every,
+    )
+
+
+def _file(pixels: Bytes | None) -> bytes | None:
+    """A file from which the server reads the same pixels."""
+    return None if pixels is None else encode(pixels, "png", {})
 
 
 def _latents(rows: Floats | None) -> list[pb.Latent]:

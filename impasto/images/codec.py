@@ -41,11 +41,19 @@ def encode(array: Bytes, format: FileFormat, metadata: Mapping[str, Any], qualit
     return _encode_jpeg(array, text, quality) if format == "jpeg" else _encode_webp(array, text, quality)
 
 
-def decode(file: bytes) -> Bytes:
-    """The pixels of a PNG, JPEG or WebP file: uint8 [H, W, 3]. InvalidRequest if it is none."""
+def decode(file: bytes, max_pixels: int | None = None) -> Bytes:
+    """The pixels of a PNG, JPEG or WebP file: uint8 [H, W, 3].
+
+    InvalidRequest if it is none, or if its header tells of more than `max_pixels`: then none of them is decoded.
+    """
     try:
         with Image.open(io.BytesIO(file), formats=FILE_FORMATS) as image:
+            width, height = image.size
+            if max_pixels is not None and width * height > max_pixels:
+                raise InvalidRequest("picture", f"{width}×{height} pixels", f"at most {max_pixels} pixels")
             return np.array(image.convert("RGB"))
+    except Image.DecompressionBombError as error:
+        raise InvalidRequest("picture", "more pixels than any model takes", "a PNG, JPEG or WebP file") from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise InvalidRequest("picture", f"{len(file)} bytes", "a PNG, JPEG or WebP file") from error
 

@@ -1,4 +1,4 @@
-"""A loaded model: its engine, the queue before it and the instances that run it."""
+"""A loaded model that makes a picture in one call: its engine, the queue before it and the instances that run it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 
 from impasto.engine.picture import Engine, PictureRequest
-from impasto.errors import Cancelled, DeadlineExceeded, ImpastoError, Unavailable
+from impasto.errors import DeadlineExceeded, Unavailable
 from impasto.scheduling import BatchPolicy, DynamicBatcher
+from impasto.server.delivery import Delivery
 from impasto.server.encoding import Encoder
 from impasto.server.faults import internal_error
 from impasto.server.instances import Instances, Run
@@ -18,7 +19,7 @@ from impasto.server.metrics import ModelMetrics
 from impasto.server.statistics import Statistics
 
 
-class LoadedModel:
+class BatchedModel:
     """Takes requests for pictures and gives the pictures. For the event loop.
 
     Batches form in the queue: an idle instance takes what waits at once, or after the policy's queue delay. While two
@@ -37,8 +38,7 @@ class LoadedModel:
         self._loop = asyncio.get_running_loop()
         self._batcher: DynamicBatcher[Row] = DynamicBatcher(policy, time.monotonic)
         self._instances = Instances(engine, policy.instances, self._ran)
-        self._encoders = encoders
-        self._encoding = 0
+        self._delivery = Delivery(encoders, metrics, self.name, on_encoded=self._pump)
         self._max_encoding = 2 * engine.buckets[-1] * policy.instances
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
@@ -56,11 +56,13 @@ class LoadedModel:
         priority: int = 0,
         deadline: float | None = None,
         encoder: Encoder | None = None,
+        progress: bool = False,
     ) -> Job:
         """Put the pictures of a request into the queue, all or none; use the job in a `with` block at once.
 
         `priority` 1 is the most urgent, 0 the default; `deadline` is of time.monotonic(). InvalidRequest, QueueFull,
-        DeadlineExceeded (past, or cannot be met), or Unavailable while the model is being unloaded.
+        DeadlineExceeded (past, or cannot be met), or Unavailable while the model is being unloaded. There is no
+        `progress` to tell before a picture is made.
         """
         if not self._accepting:
             raise Unavailable(f"model {self.name} version {self.version} is being unloaded")
@@ -133,7 +135,7 @@ class LoadedModel:
             self._settled.set_result(None)
 
     def _has_room(self) -> bool:
-        return self._instances.idle > 0 and self._encoding < self._max_encoding
+        return self._instances.idle > 0 and self._delivery.encoding < self._max_encoding
 
     def _set_timer(self) -> None:
         wake = self._batcher.wake_at() if self._has_room() else self._batcher.expires_at()
@@ -164,36 +166,4 @@ class LoadedModel:
             queued = run.started - ticket.submitted
             self._metrics.queue_seconds.observe(queued)
             data = row.job.encoder.ready(pixels) if row.job.encoder else None
-            self._deliver(row, Made(pixels, metadata, queued, seconds, size, data))
-
-    def _deliver(self, row: Row, made: Made) -> None:
-        job = row.job
-        if job.encoder is None or made.data is not None:
-            job.deliver(row.number, made)
-        elif job.open:
-            self._encoding += 1
-            self._encoders.submit(self._encode, job.encoder, row, made)
-
-    def _encode(self, encoder: Encoder, row: Row, made: Made) -> None:
-        """What an encoding thread does."""
-        result: Made | Exception
-        try:
-            if not row.job.open:
-                raise Cancelled("the caller is gone")
-            started = time.monotonic()
-            data = encoder.encode(made.pixels, made.metadata)
-            result = made._replace(data=data, encode_seconds=time.monotonic() - started)
-        except Exception as error:
-            result = error
-        self._loop.call_soon_threadsafe(self._encoded, row, result)
-
-    def _encoded(self, row: Row, result: Made | Exception) -> None:
-        self._encoding -= 1
-        self._pump()
-        if isinstance(result, Made):
-            self._metrics.encode_seconds.observe(result.encode_seconds)
-            row.job.deliver(row.number, result)
-        elif isinstance(result, ImpastoError):
-            row.job.fail(result)
-        else:
-            row.job.fail(internal_error(f"encoding a picture of model {self.name}", result))
+            self._delivery.deliver(row, Made(pixels, metadata, queued, seconds, size, data))

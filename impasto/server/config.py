@@ -25,7 +25,8 @@ class Batching(_Section):
     """How batches form.
 
     An idle instance starts at once on what waits, and batches form while all are busy; a `max_queue_delay_ms` above 0
-    lets an idle instance wait so long for a larger batch.
+    lets an idle instance wait so long for a larger batch. Diffusion models are batched step by step, on one instance,
+    or with `steps` off request by request, as other servers do it.
     """
 
     max_queue_delay_ms: float = Field(default=0.0, ge=0, le=60_000)
@@ -33,6 +34,8 @@ class Batching(_Section):
     default_priority: int = Field(default=2, ge=1, le=100)
     max_queue: int = Field(default=256, ge=1, description="pictures that may wait, per priority level")
     starvation_limit_ms: float = Field(default=2000.0, gt=0)
+    steps: bool = Field(default=True, description="batch diffusion models step by step")
+    step_starvation_limit_ms: float = Field(default=10_000.0, gt=0)
 
     @model_validator(mode="after")
     def _default_is_a_level(self) -> Self:
@@ -66,6 +69,7 @@ class ServerConfig(_Section):
     models: tuple[Path, ...] = Field(default=(), description="model directories; none: the user's; then the zoo")
     load: tuple[str, ...] | None = Field(default=None, description="models to load at the start; unset: all there are")
     backend: str | None = None
+    precision: str | None = None
     device: str = "cpu"
     threads: int | None = Field(default=None, ge=1)
     instances: int = Field(default=1, ge=1, le=64, description="batches of a model that run at the same time")

@@ -14,14 +14,17 @@ from typing import Any, TypeVar
 
 from impasto.engine.picture import Engine
 from impasto.engine.registry import open_engine
+from impasto.engine.stepwise import is_stepwise
 from impasto.errors import BundleError, ImpastoError, ModelNotFound, Unavailable
 from impasto.export.bundle import Manifest, find_bundle, list_bundles, open_bundle
-from impasto.scheduling import BatchPolicy
+from impasto.scheduling import BatchPolicy, StepPolicy
+from impasto.server.batched import BatchedModel
 from impasto.server.config import ServerConfig
 from impasto.server.faults import internal_error
 from impasto.server.job import Job, Made
 from impasto.server.loaded import LoadedModel
 from impasto.server.metrics import Load, Metrics
+from impasto.server.stepped import SteppedModel
 
 __all__ = ["Job", "LoadedModel", "Made", "ModelHost", "ModelState", "ModelStatus"]
 
@@ -195,12 +198,29 @@ class ModelHost:
     def _open(self, path: Path) -> Engine:
         bundle = open_bundle(path)
         config = self._config
-        engine = open_engine(bundle, backend=config.backend, device=config.device, threads=config.threads)
+        engine = open_engine(
+            bundle,
+            backend=config.backend,
+            precision=config.precision,
+            device=config.device,
+            threads=config.threads,
+        )
         engine.warm_up()
         return engine
 
     def _host(self, engine: Engine) -> LoadedModel:
         batching = self._config.batching
+        metrics = self._metrics.of_model(engine.manifest.name, engine.manifest.version)
+        if is_stepwise(engine) and batching.steps:
+            steps = StepPolicy(
+                buckets=engine.buckets,
+                slots=engine.slots,
+                priority_levels=batching.priority_levels,
+                default_priority=batching.default_priority,
+                max_queue=batching.max_queue,
+                starvation_limit=batching.step_starvation_limit_ms / 1000,
+            )
+            return SteppedModel(engine, steps, encoders=self._encoders, metrics=metrics)
         policy = BatchPolicy(
             buckets=engine.buckets,
             max_queue_delay=batching.max_queue_delay_ms / 1000,
@@ -210,8 +230,7 @@ class ModelHost:
             starvation_limit=batching.starvation_limit_ms / 1000,
             instances=self._config.instances,
         )
-        metrics = self._metrics.of_model(engine.manifest.name, engine.manifest.version)
-        return LoadedModel(engine, policy, encoders=self._encoders, metrics=metrics)
+        return BatchedModel(engine, policy, encoders=self._encoders, metrics=metrics)
 
     def _find_latest(self) -> None:
         self._latest = {name: self._loaded[name, v] for name, v in sorted(self._loaded, key=lambda key: int(key[1]))}

@@ -89,7 +89,8 @@ def _inputs(specs: Iterable[TensorSpec]) -> Iterator[config_pb.ModelInput]:
 
 
 def _data_type(spec: TensorSpec) -> config_pb.DataType.ValueType:
-    return config_pb.DataType.Value(f"TYPE_{spec.dtype}")
+    # Triton's configuration has another name for BYTES than the protocol.
+    return config_pb.DataType.Value("TYPE_STRING" if spec.dtype == "BYTES" else f"TYPE_{spec.dtype}")
 
 
 def _instances(model: LoadedModel, count: int) -> config_pb.ModelInstanceGroup:

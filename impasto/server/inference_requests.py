@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from impasto.api.inference.grpc_service_pb2 import InferParameter, ModelInferRequest
+from impasto.denoising import NOISE_SOURCES, Denoising, NoiseSource
 from impasto.engine.picture import NOISE_MODES, NoiseMode, PictureRequest, check_seed
 from impasto.errors import InvalidRequest
 from impasto.export.bundle import Manifest
@@ -25,6 +27,9 @@ class Parameters:
 
     noise_mode: NoiseMode | None = None
     psi_cutoff: int | None = None
+    eta: float | None = None
+    guidance_rescale: float | None = None
+    noise: NoiseSource | None = None
     priority: int = 0
     timeout: float | None = None
 
@@ -35,11 +40,13 @@ def picture_requests(
     """One request a row. InvalidRequest names the first tensor that is wrong, what was found and what is allowed."""
     arrays = read_inputs(message, manifest.inputs, max_pictures)
     _check_exclusive(arrays, [spec.name for spec in manifest.inputs])
+    common = {name: value for name in _COMMON if (value := getattr(parameters, name)) is not None}
     return [
         PictureRequest(
             cutoff=parameters.psi_cutoff,
             noise_mode=parameters.noise_mode,
-            **{name: _VALUES[name](f"inputs.{name}[{index}]", array[index]) for name, array in arrays.items()},
+            denoising=_denoising(arrays, index, common),
+            **_values(_OF_A_PICTURE, arrays, index),
         )
         for index in range(len(next(iter(arrays.values()))))
     ]
@@ -62,13 +69,43 @@ def _check_exclusive(arrays: Mapping[str, Row], known: list[str]) -> None:
         raise InvalidRequest("inputs", "label and c", "one of them")
 
 
+def _values(readers: Readers, arrays: Mapping[str, Row], index: int) -> dict[str, Any]:
+    """What a row of each of these tensors says, where the request has it."""
+    return {
+        name: read(f"inputs.{name}[{index}]", arrays[name][index]) for name, read in readers.items() if name in arrays
+    }
+
+
+def _denoising(arrays: Mapping[str, Row], index: int, common: Mapping[str, Any]) -> Denoising | None:
+    """What a row and the parameters ask of a diffusion model; None if nothing."""
+    rows = _values(_OF_DENOISING, arrays, index)
+    if not rows and not common:
+        return None
+    wanted = Denoising(**rows, **common)
+    try:
+        wanted.check()
+    except InvalidRequest as error:
+        at = f"inputs.{error.field}[{index}]" if error.field in rows else f"parameters.{error.field}"
+        raise error.renamed(at) from None
+    return wanted
+
+
 def _seed(field: str, row: Row) -> int:
     seed = int(row[0])
     check_seed(field, seed)
     return seed
 
 
-_VALUES: Mapping[str, Callable[[str, Row], Any]] = {
+def _text(field: str, row: Row) -> str:
+    element: bytes = row[0]
+    try:
+        return element.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(field, f"bytes with 0x{element[error.start]:02x} at {error.start}", "UTF-8 text") from None
+
+
+Readers = Mapping[str, Callable[[str, Row], Any]]
+_OF_A_PICTURE: Readers = {
     "seed": _seed,
     "z": lambda _, row: row,
     "ws": lambda _, row: row,
@@ -76,18 +113,36 @@ _VALUES: Mapping[str, Callable[[str, Row], Any]] = {
     "c": lambda _, row: row,
     "psi": lambda _, row: float(row[0]),
 }
+_OF_DENOISING: Readers = {
+    "prompt": _text,
+    "negative_prompt": _text,
+    "latent": lambda _, row: row[None],
+    "steps": lambda _, row: int(row[0]),
+    "guidance_scale": lambda _, row: float(row[0]),
+    "sampler": _text,
+}
+_COMMON = ("eta", "guidance_rescale", "noise")
+"""Parameters of a request that belong to Denoising."""
+_WORDS = {"noise_mode": NOISE_MODES, "noise": NOISE_SOURCES}
+_WHOLE_NUMBERS = ("psi_cutoff", "priority", "timeout")
+_NUMBERS = ("eta", "guidance_rescale")
 
 
 def _parameter(name: str, parameter: InferParameter) -> Any:
     field = f"parameters.{name}"
     choice = parameter.WhichOneof("parameter_choice")
     value: Any = getattr(parameter, choice) if choice else None
-    if name == "noise_mode":
-        if value not in NOISE_MODES:
-            raise InvalidRequest(field, value, f"a string, one of {', '.join(NOISE_MODES)}")
-    elif name in ("psi_cutoff", "priority", "timeout"):
+    if name in _WORDS:
+        if value not in _WORDS[name]:
+            raise InvalidRequest(field, value, f"a string, one of {', '.join(_WORDS[name])}")
+    elif name in _WHOLE_NUMBERS:
         if choice not in ("int64_param", "uint64_param") or value < 0:
             raise InvalidRequest(field, value, "an integer of 0 or more")
+    elif name in _NUMBERS:
+        if choice not in ("double_param", "int64_param", "uint64_param"):
+            raise InvalidRequest(field, value, "a number")
+        # As a message of impasto.v1 carries it: the same pictures over both protocols.
+        return float(np.float32(value))
     else:
-        raise InvalidRequest("parameters", name, "noise_mode, psi_cutoff, priority, timeout")
+        raise InvalidRequest("parameters", name, ", ".join(sorted([*_WORDS, *_WHOLE_NUMBERS, *_NUMBERS])))
     return value

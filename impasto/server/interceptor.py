@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import operator
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, cast
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, NamedTuple, cast
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -44,7 +44,38 @@ _STATUS: dict[type[ImpastoError], grpc.StatusCode] = {
     Cancelled: grpc.StatusCode.CANCELLED,
     InternalError: grpc.StatusCode.INTERNAL,
 }
-_MODEL_FIELDS = ("model", "model_name", "name")
+_MODEL_FIELDS = ("model", "model_name", "name", "request.model")
+
+
+class Refusal(NamedTuple):
+    """What the caller sees of an error; `retry_after_ms` where trying again helps."""
+
+    code: grpc.StatusCode
+    details: str
+    retry_after_ms: int | None
+
+
+class _Parser:
+    """Parses the messages of a call; `model` is the first that one of them names."""
+
+    __slots__ = ("_model_of", "_parse", "model")
+
+    def __init__(self, parse: Callable[[bytes], Message], model_of: Callable[[Message], str]) -> None:
+        self.model = ""
+        self._parse = parse
+        self._model_of = model_of
+
+    def one(self, data: bytes) -> Message:
+        try:
+            message = self._parse(data)
+        except DecodeError as error:
+            raise InvalidRequest("request", f"{len(data)} bytes", f"a serialised message ({error})") from error
+        self.model = self.model or self._model_of(message)
+        return message
+
+    async def each(self, stream: AsyncIterable[bytes]) -> AsyncIterator[Message]:
+        async for data in stream:
+            yield self.one(data)
 
 
 class Router(grpc.GenericRpcHandler):
@@ -74,8 +105,8 @@ class Guard:
     """Takes services for a router, as the router does, and guards their methods.
 
     Impasto's errors become their status, with the retry delay in the trailing metadata; any other becomes INTERNAL with
-    an id. Calls are counted by model, method and status, and those in flight. A method takes one request, and writes
-    a stream of replies with `context.write`.
+    an id. Calls are counted by model, method and status, and those in flight. A method takes one request, or all of a
+    stream with `async for`, and writes a stream of replies with `context.write`.
     """
 
     def __init__(self, router: Router, metrics: Metrics, is_model: Callable[[str], bool]) -> None:
@@ -102,36 +133,42 @@ class Guard:
             self._emptied = asyncio.get_running_loop().create_future()
             await self._emptied
 
+    def refusal(self, error: Exception, model: str, method: str) -> Refusal:
+        """What the caller sees of an error that ended a request to the method. It is counted."""
+        shown = _shown(error, method)
+        self._metrics.rejected(self._label(model), type(shown).__name__)
+        code = next(code for kind, code in _STATUS.items() if isinstance(shown, kind))
+        delay = math.ceil(shown.retry_after * 1000) if isinstance(shown, QueueFull | Unavailable) else None
+        return Refusal(code, str(shown)[:MAX_DETAILS], delay)
+
     def _guarded(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
-        behaviour = cast(Behaviour, handler.unary_stream if handler.response_streaming else handler.unary_unary)
+        streams, streamed = handler.request_streaming, handler.response_streaming
+        kind = f"{'stream' if streams else 'unary'}_{'stream' if streamed else 'unary'}"
+        behaviour = cast(Behaviour, getattr(handler, kind))
         parse = cast(Callable[[bytes], Message], handler.request_deserializer)
         model_of = _model_getter(parse)
 
-        async def call(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        async def call(received: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             self.in_flight += 1
-            model, status = "", "OK"
+            parser, status = _Parser(parse, model_of), "OK"
             try:
-                request = parse(data)
-                model = model_of(request)
+                request = parser.each(received) if streams else parser.one(received)
                 return await behaviour(request, context)
             except asyncio.CancelledError:
                 status = "CANCELLED"
                 raise
             except Exception as error:
-                shown = _shown(error, method, data)
-                code = next(code for kind, code in _STATUS.items() if isinstance(shown, kind))
-                status = code.name
-                self._metrics.rejected(self._label(model), type(shown).__name__)
-                await context.abort(code, str(shown)[:MAX_DETAILS], _retry_after(shown))
+                refusal = self.refusal(error, parser.model, method)
+                status = refusal.code.name
+                await context.abort(refusal.code, refusal.details, _trailing(refusal))
             finally:
-                self._metrics.answered(self._label(model), method, status)
+                self._metrics.answered(self._label(parser.model), method, status)
                 self.in_flight -= 1
                 if self._emptied and not self.in_flight and not self._emptied.done():
                     self._emptied.set_result(None)
 
-        if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(call, None, handler.response_serializer)
-        return grpc.unary_unary_rpc_method_handler(call, None, handler.response_serializer)
+        make_handler = getattr(grpc, f"{kind}_rpc_method_handler")
+        return cast("grpc.RpcMethodHandler[Any, Any]", make_handler(call, None, handler.response_serializer))
 
     def _label(self, model: str) -> str:
         # What callers make up must not become series of their own.
@@ -141,20 +178,16 @@ class Guard:
 def _model_getter(parse: Callable[[bytes], Message]) -> Callable[[Message], str]:
     """What finds the model's name in a method's requests; `parse` is the FromString of their class."""
     fields = parse.__self__.DESCRIPTOR.fields_by_name  # type: ignore[attr-defined]
-    named = [name for name in _MODEL_FIELDS if name in fields]
+    named = [path for path in _MODEL_FIELDS if path.partition(".")[0] in fields]
     return operator.attrgetter(named[0]) if named else lambda request: ""
 
 
-def _shown(error: Exception, method: str, data: bytes) -> ImpastoError:
+def _shown(error: Exception, method: str) -> ImpastoError:
     """The error as the client may see it."""
     if isinstance(error, ImpastoError) and isinstance(error, tuple(_STATUS)):
         return error
-    if isinstance(error, DecodeError):
-        return InvalidRequest("request", f"{len(data)} bytes", f"a serialised message ({error})")
     return internal_error(method, error)
 
 
-def _retry_after(error: Exception) -> tuple[tuple[str, str], ...]:
-    if isinstance(error, QueueFull | Unavailable):
-        return ((RETRY_AFTER, str(math.ceil(error.retry_after * 1000))),)
-    return ()
+def _trailing(refusal: Refusal) -> tuple[tuple[str, str], ...]:
+    return () if refusal.retry_after_ms is None else ((RETRY_AFTER, str(refusal.retry_after_ms)),)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
 from impasto.engine.picture import PictureRequest, Pixels
-from impasto.scheduling import Ticket
 from impasto.server.encoding import Data, Encoder
 
 
@@ -25,6 +24,22 @@ class Made(NamedTuple):
     encode_seconds: float = 0.0
 
 
+class StepDone(NamedTuple):
+    """A picture has done `step` of its `steps`."""
+
+    step: int
+    steps: int
+
+
+class Previewed(NamedTuple):
+    """How a picture looks so far."""
+
+    made: Made
+
+
+Progress = StepDone | Previewed
+
+
 class Row(NamedTuple):
     """One picture of a job, as it waits and runs."""
 
@@ -36,22 +51,30 @@ class Row(NamedTuple):
 class Job:
     """Iterate over it (async) for (index, Made) as pictures get ready; leaving its `with` block frees what still waits.
 
-    The iteration raises what went wrong: DeadlineExceeded, Unavailable or InternalError. `queue_seconds`,
+    With `progress` there are (index, StepDone) and (index, Previewed) between them, of a model that works in steps; of
+    those not yet taken only the newest of each picture are kept, so that a slow reader holds no pile of them. The
+    iteration raises what went wrong: DeadlineExceeded, Unavailable or InternalError. `queue_seconds`,
     `execute_seconds` and `encode_seconds` are those of the slowest picture so far, `batch_sizes` has one entry each.
     """
 
     def __init__(
-        self, requests: Sequence[PictureRequest], encoder: Encoder | None, on_close: Callable[[Job], None]
+        self,
+        requests: Sequence[PictureRequest],
+        encoder: Encoder | None,
+        on_close: Callable[[Job], None],
+        *,
+        progress: bool = False,
     ) -> None:
         self.rows = [Row(self, number, request) for number, request in enumerate(requests)]
-        self.tickets: list[Ticket[Row]] = []
+        self.tickets: list[Any] = []
         self.encoder = encoder
+        self.progress = progress
         self.open = True
         self.submitted = time.monotonic()
         self.queue_seconds = self.execute_seconds = self.encode_seconds = 0.0
         self.batch_sizes = [0] * len(requests)
         self._on_close = on_close
-        self._ready: deque[tuple[int, Made]] = deque()
+        self._ready: OrderedDict[tuple[int, type], Made | Progress] = OrderedDict()
         self._left = len(requests)
         self._error: Exception | None = None
         self._awaited = 0
@@ -68,9 +91,16 @@ class Job:
         self.execute_seconds = max(self.execute_seconds, made.execute_seconds)
         self.encode_seconds = max(self.encode_seconds, made.encode_seconds)
         self.batch_sizes[index] = made.batch_size
-        self._ready.append((index, made))
+        self._ready[index, Made] = made
         if len(self._ready) >= self._awaited:
             self._wake()
+
+    def tell(self, index: int, progress: Progress) -> None:
+        """A picture has come further; for a job with `progress`."""
+        key = (index, type(progress))
+        self._ready[key] = progress
+        self._ready.move_to_end(key)
+        self._wake()
 
     def fail(self, error: Exception) -> None:
         """A picture cannot be made, and so the request fails."""
@@ -78,22 +108,25 @@ class Job:
         self._wake()
 
     async def all(self) -> list[Made]:
-        """All pictures, in the order of the request."""
+        """All pictures, in the order of the request; for a job without `progress`."""
         if len(self._ready) < self._left:
             await self._until_ready(self._left)
         self._left = 0
-        return [made for _, made in sorted(self._ready)]
+        made = {index: item for (index, _), item in self._ready.items() if isinstance(item, Made)}
+        return [made[index] for index in sorted(made)]
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> tuple[int, Made]:
+    async def __anext__(self) -> tuple[int, Made | Progress]:
         if self.complete:
             raise StopAsyncIteration
         if not self._ready:
             await self._until_ready(1)
-        self._left -= 1
-        return self._ready.popleft()
+        (index, _), item = self._ready.popitem(last=False)
+        if isinstance(item, Made):
+            self._left -= 1
+        return index, item
 
     def __enter__(self) -> Self:
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from impasto.engine.picture import MAX_SEED, NoiseMode, PictureRequest, StyleMix
 from impasto.errors import InvalidRequest
 from impasto.export.bundle import Manifest
 from impasto.images.pixels import Floats
+from impasto.server.denoising import read_denoising
 
 MAX_NAME = 100
 MAX_VERSION = 9
@@ -50,16 +52,20 @@ def picture_requests(message: pb.GenerateRequest, manifest: Manifest, max_pictur
         raise InvalidRequest("seeds, z, ws", named or "none of them", "exactly one of them, not empty")
     field, entries = given[0]
     if entries > max_pictures:
-        raise InvalidRequest(field, f"{entries} entries", f"1 to {max_pictures}")
+        raise InvalidRequest(field, f"{entries} entries", _up_to(max_pictures))
     if message.HasField("count") and (field != "seeds" or entries != 1):
         raise InvalidRequest("count", f"{message.count} with {entries} {field}", "set only with exactly one seed")
     common = _common(message)
     if field == "seeds":
-        return [PictureRequest(seed, **common) for seed in _seeds(message, max_pictures)]
-    if field == "z":
-        return [PictureRequest(z=_vector("z", latent), **common) for latent in message.z]
-    shape = next((spec.shape[1:] for spec in manifest.inputs if spec.name == "ws"), None)
-    return [PictureRequest(ws=_styles(latent, shape), **common) for latent in message.ws]
+        requests = [PictureRequest(seed, **common) for seed in _seeds(message, max_pictures)]
+    elif field == "z":
+        requests = [PictureRequest(z=_vector("z", latent), **common) for latent in message.z]
+    else:
+        shape = next((spec.shape[1:] for spec in manifest.inputs if spec.name == "ws"), None)
+        requests = [PictureRequest(ws=_styles(latent, shape), **common) for latent in message.ws]
+    if message.HasField("denoising") and (wanted := read_denoising(message.denoising, manifest, len(requests))):
+        return [replace(request, denoising=each) for request, each in zip(requests, wanted, strict=True)]
+    return requests
 
 
 def _seeds(message: pb.GenerateRequest, max_pictures: int) -> Iterable[int]:
@@ -68,11 +74,15 @@ def _seeds(message: pb.GenerateRequest, max_pictures: int) -> Iterable[int]:
     if not message.HasField("count"):
         return message.seeds
     if not 1 <= message.count <= max_pictures:
-        raise InvalidRequest("count", message.count, f"1 to {max_pictures}")
+        raise InvalidRequest("count", message.count, _up_to(max_pictures))
     first = message.seeds[0]
     if first + message.count - 1 > MAX_SEED:
         raise InvalidRequest("count", message.count, f"at most {MAX_SEED + 1 - first} from seed {first} on")
     return range(first, first + message.count)
+
+
+def _up_to(most: int) -> str:
+    return "1" if most == 1 else f"1 to {most}"
 
 
 def _common(message: pb.GenerateRequest) -> dict[str, Any]:

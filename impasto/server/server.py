@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from impasto.api.impasto.v1 import models_pb2_grpc
 from impasto.server import generation, health, inference, models
 from impasto.server.config import MEBIBYTE, ServerConfig
+from impasto.server.explore import Explore
 from impasto.server.generation import GenerationService
 from impasto.server.health import Health
 from impasto.server.host import ModelHost
@@ -45,6 +46,8 @@ class Server:
         router = Router()
         self._guard = Guard(router, self.metrics, self.host.is_loaded)
         GenerationService(self.host, config).add_to(self._guard)
+        self._explore = Explore(self.host, config, self._guard.refusal)
+        self._explore.add_to(self._guard)
         self._guard.add(models_pb2_grpc.add_ModelServiceServicer_to_server, ModelService(self.host))
         InferenceService(self.host, config).add_to(self._guard)
         services = [generation.SERVICE, models.SERVICE, inference.SERVICE]
@@ -79,6 +82,7 @@ class Server:
         """Refuse new calls, finish those accepted within the grace time, abort the rest, and free everything."""
         await self._health.not_serving()
         self.host.draining = True
+        self._explore.drain()
         await self._drain()
         if self._guard.in_flight:
             log.warning("%d calls are aborted", self._guard.in_flight)

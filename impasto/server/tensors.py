@@ -34,14 +34,19 @@ PIXELS: Mapping[str, Callable[[Pixels], Data]] = {
 
 @dataclass(frozen=True)
 class Datatype:
-    """How a datatype's elements lie in raw contents, and which field of InferTensorContents holds them."""
+    """How a datatype's elements lie in raw contents, and which field of InferTensorContents holds them.
+
+    BYTES elements are Python's own, each after its length as an uint32 in raw contents.
+    """
 
     raw: np.dtype[Any]
     contents: str
 
 
 DATATYPES: Mapping[str, Datatype] = {
+    "BYTES": Datatype(np.dtype(object), "bytes_contents"),
     "FP32": Datatype(np.dtype("<f4"), "fp32_contents"),
+    "INT32": Datatype(np.dtype("<i4"), "int_contents"),
     "INT64": Datatype(np.dtype("<i8"), "int64_contents"),
     "UINT8": Datatype(np.dtype("u1"), "uint_contents"),
 }
@@ -141,11 +146,30 @@ def _checked_shape(tensor: InputTensor, spec: TensorSpec, limit: int) -> tuple[i
 
 def _from_raw(content: bytes, spec: TensorSpec, shape: tuple[int, ...]) -> NDArray[Any]:
     dtype = DATATYPES[spec.dtype].raw
+    if dtype.hasobject:
+        return _from_lengths(content, spec, shape)
     size = math.prod(shape) * dtype.itemsize
     if len(content) != size:
         allowed = f"{size} bytes for {spec.dtype} {list(shape)}"
         raise InvalidRequest(f"inputs.{spec.name}", f"{len(content)} bytes of raw contents", allowed)
     return np.frombuffer(content, dtype).reshape(shape)
+
+
+def _from_lengths(content: bytes, spec: TensorSpec, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Elements that each follow their length, a little-endian uint32."""
+    values = np.empty(math.prod(shape), object)
+    start = 0
+    for index in range(len(values)):
+        end = start + 4 + int.from_bytes(content[start : start + 4], "little")
+        if len(content) < start + 4 or len(content) < end:
+            allowed = f"{len(values)} elements, each after its length in 4 bytes"
+            raise InvalidRequest(f"inputs.{spec.name}", f"raw contents that end in element {index}", allowed)
+        values[index] = content[start + 4 : end]
+        start = end
+    if start != len(content):
+        found = f"{len(content) - start} bytes of raw contents after the last element"
+        raise InvalidRequest(f"inputs.{spec.name}", found, f"{len(values)} elements for {list(shape)}")
+    return values.reshape(shape)
 
 
 def _from_typed(tensor: InputTensor, spec: TensorSpec, shape: tuple[int, ...]) -> NDArray[Any]:
@@ -161,6 +185,8 @@ def _from_typed(tensor: InputTensor, spec: TensorSpec, shape: tuple[int, ...]) -
 
 
 def _check_finite(name: str, values: NDArray[Any]) -> None:
+    if values.dtype.hasobject:
+        return
     wrong = np.flatnonzero(~np.isfinite(values))
     if len(wrong):
         index = np.unravel_index(wrong[0], values.shape)

@@ -41,6 +41,22 @@ def response_parts(pictures: Iterable[tuple[pb.Picture, Data]], timing: pb.Timin
     return parts
 
 
+def preview_parts(index: int, picture: pb.Picture, data: Data) -> Parts:
+    """A GenerateEvent with a preview."""
+    whole = (picture.SerializeToString(), *bytes_field(pb.Picture.DATA_FIELD_NUMBER, data))
+    preview = (
+        pb.Preview(index=index).SerializeToString(),
+        *bytes_field(pb.Preview.PICTURE_FIELD_NUMBER, *whole),
+    )
+    return bytes_field(pb.GenerateEvent.PREVIEW_FIELD_NUMBER, *preview)
+
+
+def explore_parts(reply: pb.ExploreReply, picture: pb.Picture, data: Data) -> Parts:
+    """An ExploreReply with a picture."""
+    whole = (picture.SerializeToString(), *bytes_field(pb.Picture.DATA_FIELD_NUMBER, data))
+    return [reply.SerializeToString(), *bytes_field(pb.ExploreReply.PICTURE_FIELD_NUMBER, *whole)]
+
+
 def chunk_event(chunk: pb.ImageChunk, data: Data) -> bytes:
     """A GenerateEvent with a part of a picture."""
     content = (chunk.SerializeToString(), *bytes_field(pb.ImageChunk.DATA_FIELD_NUMBER, data))

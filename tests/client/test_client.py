@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -22,9 +23,10 @@ from impasto.errors import (
     QueueFull,
     Unavailable,
 )
-from impasto.events import Done, Event, Finished, Queued
-from impasto.images import Picture
-from tests.client.scripted import Failure, Scripted, chunk, pixels, serving
+from impasto.events import Done, Event, Finished, Preview, Queued, Step
+from impasto.images import Picture, decode, encode
+from tests.client.scripted import Failure, Scripted, chunk, header, pixels, serving
+from tests.support.pictures import random_pixels
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -180,6 +182,55 @@ def test_every_parameter_reaches_the_server(generate: Any, service: Scripted, ta
     )
 
 
+@both
+def test_every_parameter_of_diffusion_reaches_the_server(generate: Any, service: Scripted, target: str) -> None:
+    image, mask = random_pixels(4, 3, seed=1), random_pixels(4, 3, seed=2)
+    generate(
+        target,
+        QUICK,
+        seeds=[3, 4],
+        prompt="★",
+        negative_prompt="",
+        steps=30,
+        sampler="ddim",
+        eta=0.5,
+        guidance_scale=7.5,
+        guidance_rescale=0.25,
+        image=image,
+        strength=0.75,
+        mask=mask,
+        latent=np.arange(8).reshape(2, 1, 2, 2),
+        noise="torch",
+        preview_every=5,
+    )
+    sent = service.requests[0].denoising
+    assert np.array_equal(decode(sent.image), image)
+    assert np.array_equal(decode(sent.mask), mask)
+    assert sent == pb.Denoising(
+        prompt="★",
+        negative_prompt="",
+        steps=30,
+        sampler="ddim",
+        eta=0.5,
+        guidance_scale=7.5,
+        guidance_rescale=0.25,
+        image=sent.image,
+        strength=0.75,
+        mask=sent.mask,
+        latent=[pb.Latent(values=[0, 1, 2, 3]), pb.Latent(values=[4, 5, 6, 7])],
+        noise=pb.NOISE_SOURCE_TORCH,
+        preview_every=5,
+    )
+
+
+def test_an_image_is_a_path_the_bytes_of_a_file_or_an_array(service: Scripted, target: str, tmp_path: Path) -> None:
+    image = random_pixels(4, 3)
+    (tmp_path / "start.webp").write_bytes(encode(image, "webp", {}, 100))
+    for given in (tmp_path / "start.webp", encode(image, "png", {}), image, Picture({}, array=image)):
+        generate_sync(target, QUICK, seeds=1, image=given)
+        assert np.array_equal(decode(service.requests[-1].denoising.image), image)
+
+
 def test_latents_reach_the_server_row_by_row(service: Scripted, target: str) -> None:
     generate_sync(target, QUICK, ws=np.arange(12).reshape(2, 3, 2), class_vector=[0, 1])
     request = service.requests[0]
@@ -193,6 +244,9 @@ def test_unset_parameters_stay_unset(service: Scripted, target: str) -> None:
     generate_sync(target, QUICK, seeds=1)
     request = service.requests[0]
     assert not any(request.HasField(field) for field in ("label", "psi", "psi_cutoff", "class_vector", "style_mix"))
+    assert not request.HasField("denoising")
+    generate_sync(target, QUICK, seeds=1, steps=4)
+    assert [field.name for field, _ in service.requests[1].denoising.ListFields()] == ["steps"]
 
 
 @pytest.mark.parametrize("parameters", [{"priority": -1}, {"psi_cutoff": 2**40}])
@@ -225,6 +279,25 @@ def test_a_stream_tells_its_progress_and_gives_whole_pictures(generate: Any, ser
     assert events[0] == Queued(3, 12.5)
     assert [event.index for event in events if isinstance(event, Finished)] == [0, 1]
     assert events[-1] == Done(1, 2, 3, (2, 2))
+
+
+@both
+def test_a_stream_tells_of_steps_and_shows_previews(generate: Any, service: Scripted, target: str) -> None:
+    shown = header(8)
+    shown.data = pixels(5).tobytes()
+    service.events = [
+        pb.GenerateEvent(step=pb.Step(index=1, step=3, steps=20)),
+        pb.GenerateEvent(preview=pb.Preview(index=1, picture=shown)),
+        *whole_stream(),
+    ]
+    events: list[Event] = []
+    generate(target, QUICK, seeds=[8, 9], on_progress=events.append)
+    assert events[0] == Step(1, 3, 20)
+    assert isinstance(events[1], Preview)
+    assert events[1].index == 1
+    assert events[1].picture.seed == 8
+    assert np.array_equal(events[1].picture.array, pixels(5))
+    assert len([event for event in events if isinstance(event, Finished)]) == 2
 
 
 @both

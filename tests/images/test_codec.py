@@ -12,6 +12,7 @@ from PIL import Image
 
 from impasto.errors import InvalidRequest
 from impasto.images import FILE_FORMATS, FileFormat, decode, encode, metadata_text, read_metadata
+from tests.support.pictures import png_that_claims
 
 METADATA = {"model": "starry", "version": "1", "seed": 7, "parameters": {"psi": 0.7, "noise_mode": "const"}}
 
@@ -27,6 +28,19 @@ def brushwork(height: int = 48, width: int = 64) -> np.ndarray[Any, np.dtype[np.
 @pytest.mark.parametrize("format", FILE_FORMATS)
 def test_metadata_comes_back_as_it_was(format: FileFormat) -> None:
     assert read_metadata(encode(brushwork(), format, METADATA)) == METADATA
+
+
+@pytest.mark.parametrize("format", FILE_FORMATS)
+def test_no_more_pixels_are_decoded_than_are_allowed(format: FileFormat) -> None:
+    file = encode(brushwork(48, 64), format, METADATA)
+    assert decode(file, 48 * 64).shape == (48, 64, 3)
+    with pytest.raises(InvalidRequest, match=r"^picture: found '64×48 pixels'; allowed is at most 3071 pixels"):
+        decode(file, 48 * 64 - 1)
+
+
+def test_a_file_that_claims_more_than_any_picture_has_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match=r"^picture: found 'more pixels than any model takes'"):
+        decode(png_that_claims(2**31 - 1, 2**31 - 1))
 
 
 @pytest.mark.parametrize("format", FILE_FORMATS)

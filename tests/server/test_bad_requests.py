@@ -22,6 +22,7 @@ from tests.support.bundles import write_tiny_bundle
 from tests.support.engines import BatchGate, Seeds, serving_gated, serving_hooked, until
 from tests.support.generation import status_of
 from tests.support.inference import connected, serving
+from tests.support.pictures import png_that_claims, random_png
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -50,6 +51,11 @@ def latents(*rows: list[float]) -> list[pb.Latent]:
     return [pb.Latent(values=row) for row in rows]
 
 
+def denoising(**fields: Any) -> pb.GenerateRequest:
+    """A request of `tiny` that asks for diffusion."""
+    return asked(denoising=pb.Denoising(**fields))
+
+
 def mix(seed: int = 1, first: int = 0, last: int = 1) -> pb.StyleMix:
     return pb.StyleMix(seed=seed, first_layer=first, last_layer=last)
 
@@ -60,6 +66,9 @@ ONE_OF = "allowed is exactly one of them, not empty"
 MIXED = "style_mix.first_layer, last_layer"
 LAYERS = "allowed is first ≤ last, from 0 to 3"
 VERSION = "allowed is at most 9 decimal digits"
+ONE_CALL = "allowed is nothing; this model makes a picture in one call"
+FILE = "allowed is a PNG, JPEG or WebP file"
+PICTURE = random_png(8, 8)
 
 # Name: request, what the details say. The status is INVALID_ARGUMENT.
 BAD = {
@@ -139,6 +148,70 @@ BAD = {
     "seed too large in mix": (asked(style_mix=mix(seed=2**32)), f"style_mix.seed: found 4294967296; {SEED}"),
     "quality 101": (asked(quality=101), "quality: found 101; allowed is 1 to 100, or 0 for the default"),
     "largest quality of all": (asked(quality=2**32 - 1), "quality: found 4294967295; allowed is 1 to 100"),
+    "over-long prompt": (
+        denoising(prompt="é" * 10_001),
+        "denoising.prompt: found '10001 characters'; allowed is at mos",
+    ),
+    "over-long negative prompt": (
+        denoising(negative_prompt="x" * 10_001),
+        "denoising.negative_prompt: found '10001 characters'; allowed is at most 10000",
+    ),
+    "0 steps": (denoising(steps=0), "denoising.steps: found 0; allowed is 1 to 1000"),
+    "1001 steps": (denoising(steps=1001), "denoising.steps: found 1001; allowed is 1 to 1000"),
+    "most steps of all": (denoising(steps=2**32 - 1), "denoising.steps: found 4294967295; allowed is 1 to 1000"),
+    "eta NaN": (denoising(eta=NAN), "denoising.eta: found nan; allowed is 0 to 1"),
+    "eta too large": (denoising(eta=1.5), "denoising.eta: found 1.5; allowed is 0 to 1"),
+    "guidance scale infinite": (denoising(guidance_scale=INF), "denoising.guidance_scale: found inf; allowed is 0 to"),
+    "guidance scale negative": (denoising(guidance_scale=-1), "denoising.guidance_scale: found -1.0; allowed is 0 to"),
+    "guidance scale huge": (denoising(guidance_scale=1e6), "denoising.guidance_scale: found 1000000.0; allowed is 0 t"),
+    "guidance rescale NaN": (denoising(guidance_rescale=NAN), "denoising.guidance_rescale: found nan; allowed is 0 to"),
+    "guidance rescale negative": (
+        denoising(guidance_rescale=-0.5),
+        "denoising.guidance_rescale: found -0.5; allowed is 0 to 1",
+    ),
+    "strength 0": (denoising(image=PICTURE, strength=0), "denoising.strength: found 0.0; allowed is above 0, to 1"),
+    "strength over 1": (denoising(image=PICTURE, strength=2), "denoising.strength: found 2.0; allowed is 0 to 1"),
+    "strength NaN": (denoising(image=PICTURE, strength=NAN), "denoising.strength: found nan; allowed is 0 to 1"),
+    "strength without an image": (denoising(strength=0.5), "denoising.strength: found 'it without an image'; allowed"),
+    "mask without an image": (denoising(mask=PICTURE), "denoising.mask: found 'it without an image'; allowed is it"),
+    "image of no bytes": (denoising(image=b""), f"denoising.image: found '0 bytes'; {FILE}"),
+    "image that is none": (denoising(image=b"GIF89a" * 9), f"denoising.image: found '54 bytes'; {FILE}"),
+    "image that breaks off": (denoising(image=PICTURE[:60]), f"denoising.image: found '60 bytes'; {FILE}"),
+    "image with a pixel too many": (
+        denoising(image=random_png(13, 5)),
+        "denoising.image: found '13×5 pixels'; allowed is at most 64 pixels",
+    ),
+    "image that is a decompression bomb": (
+        denoising(image=png_that_claims(9_000, 9_000)),
+        "denoising.image: found '9000×9000 pixels'; allowed is at most 64 pixels",
+    ),
+    "image that is a large decompression bomb": (
+        denoising(image=png_that_claims(2**31 - 1, 2**31 - 1)),
+        "denoising.image: found 'more pixels than any model takes'; allowed is",
+    ),
+    "image of too many bytes": (
+        denoising(image=PICTURE + bytes(2**21)),
+        f"denoising.image: found '{len(PICTURE) + 2**21} bytes'; allowed is a file of at most 1049088 bytes",
+    ),
+    "mask that is none": (denoising(image=PICTURE, mask=b"x"), f"denoising.mask: found '1 bytes'; {FILE}"),
+    "mask that is a decompression bomb": (
+        denoising(image=PICTURE, mask=png_that_claims(9_000, 9_000)),
+        "denoising.mask: found '9000×9000 pixels'; allowed is at most 64 pixels",
+    ),
+    "unknown source of noise": (denoising(noise=3), "denoising.noise: found 3; allowed is NOISE_SOURCE_UNSPECIFIED, N"),
+    "previews too seldom": (denoising(preview_every=1001), "denoising.preview_every: found 1001; allowed is 0 to 1000"),
+    "prompt of a model in one call": (denoising(prompt="a swirl"), f"prompt: found 'a swirl'; {ONE_CALL}"),
+    "empty prompt of a model in one call": (denoising(prompt=""), f"prompt: found ''; {ONE_CALL}"),
+    "steps of a model in one call": (denoising(steps=30), f"steps: found 30; {ONE_CALL}"),
+    "over-long sampler": (denoising(sampler="x" * 10_000), f"(10000 characters); {ONE_CALL}"),
+    "eta of a model in one call": (denoising(eta=0), f"eta: found 0.0; {ONE_CALL}"),
+    "image of a model in one call": (denoising(image=PICTURE), f"image: found 'one'; {ONE_CALL}"),
+    "noise of a model in one call": (denoising(noise="NOISE_SOURCE_TORCH"), f"noise: found 'torch'; {ONE_CALL}"),
+    "previews of a model in one call": (denoising(preview_every=2), f"preview_every: found 2; {ONE_CALL}"),
+    "latent of a model in one call": (
+        denoising(latent=latents([0] * 4)),
+        "denoising.latent: found '1 latents'; allowed is nothing; this model takes none",
+    ),
     "priority out of range": (asked(priority=4), "priority: found 4; allowed is 1 (the highest) to 3, or 0"),
 }
 UNKNOWN = {
@@ -149,7 +222,17 @@ UNKNOWN = {
     ),
     "model that is a path": (asked(model="../tiny"), "model: found no '../tiny'; there are: plain, tiny"),
 }
-STREAMED = ("negative seed", "psi NaN", "count 10 000", "z too short", "unknown format", "priority out of range")
+STREAMED = (
+    "negative seed",
+    "psi NaN",
+    "count 10 000",
+    "z too short",
+    "unknown format",
+    "0 steps",
+    "image that is a decompression bomb",
+    "steps of a model in one call",
+    "priority out of range",
+)
 
 
 def parametrised(rows: dict[str, tuple[pb.GenerateRequest, str]]) -> pytest.MarkDecorator:
@@ -193,6 +276,11 @@ async def test_unknown_model_is_not_found_and_those_there_are_listed(
     check(await status_of(stub.Generate(bad)), grpc.StatusCode.NOT_FOUND, line)
     check(await status_of(anext(aiter(stub.GenerateStream(bad)))), grpc.StatusCode.NOT_FOUND, line)
     await serves_on(stub)
+
+
+async def test_an_empty_wish_for_diffusion_is_none(stub: GenerationServiceStub) -> None:
+    plain, wished = await stub.Generate(asked()), await stub.Generate(denoising())
+    assert wished.pictures[0] == plain.pictures[0]
 
 
 @pytest.mark.parametrize("method", ["Generate", "GenerateStream"])

@@ -184,7 +184,7 @@ BAD = {
     "c with NaN": (infer_request(seed=seeds(1), c=np.float32([[np.nan, 0, 0]])), "inputs.c[0][0]: found nan"),
     "unknown parameter": (
         with_parameter("temperature", double_param=1.0),
-        "parameters: found 'temperature'; allowed is noise_mode, psi_cutoff, priority, timeout",
+        "parameters: found 'temperature'; allowed is eta, guidance_rescale, noise, noise_mode, priority, psi_cutoff",
     ),
     "a sequence": (with_parameter("sequence_id", int64_param=1), "parameters: found 'sequence_id'"),
     "unknown noise mode": (
@@ -192,6 +192,22 @@ BAD = {
         "parameters.noise_mode: found 'loud'; allowed is a string, one of const, random, none",
     ),
     "noise mode as a number": (with_parameter("noise_mode", int64_param=1), "parameters.noise_mode: found 1"),
+    "unknown noise": (
+        with_parameter("noise", string_param="white"),
+        "parameters.noise: found 'white'; allowed is a string, one of impasto, torch",
+    ),
+    "noise of a model in one call": (
+        with_parameter("noise", string_param="torch"),
+        "noise: found 'torch'; allowed is nothing; this model makes a picture in one call",
+    ),
+    "eta as a string": (with_parameter("eta", string_param="1"), "parameters.eta: found '1'; allowed is a number"),
+    "eta NaN": (with_parameter("eta", double_param=np.nan), "parameters.eta: found nan; allowed is 0 to 1"),
+    "eta huge": (with_parameter("eta", int64_param=2**62), "parameters.eta: found 4.611686018427388e+18; allowed is 0"),
+    "eta of a model in one call": (with_parameter("eta", double_param=0), "eta: found 0.0; allowed is nothing"),
+    "guidance rescale negative": (
+        with_parameter("guidance_rescale", double_param=-1),
+        "parameters.guidance_rescale: found -1.0; allowed is 0 to 1",
+    ),
     "cutoff as a string": (
         with_parameter("psi_cutoff", string_param="2"),
         "parameters.psi_cutoff: found '2'; allowed is an integer of 0 or more",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from impasto.server.tensors import read_inputs, reply_parts
 
 SEED = TensorSpec(name="seed", dtype="INT64", shape=(-1, 1), meaning="a seed")
 LATENT = TensorSpec(name="z", dtype="FP32", shape=(-1, 2), meaning="a latent")
+STEPS = TensorSpec(name="steps", dtype="INT32", shape=(-1, 1), meaning="steps")
+PROMPT = TensorSpec(name="prompt", dtype="BYTES", shape=(-1, 1), meaning="a text")
 IMAGE = TensorSpec(name="image", dtype="UINT8", shape=(-1, 2, 2, 3), meaning="a picture")
 IMAGE_FLOAT = TensorSpec(name="image_float", dtype="FP32", shape=(-1, 3, 2, 2), meaning="a picture")
 
@@ -25,12 +28,13 @@ CONTENTS = st.one_of(
     st.none(),
     st.builds(pb.InferTensorContents, int64_contents=st.lists(st.integers(-(2**63), 2**63 - 1), max_size=4)),
     st.builds(pb.InferTensorContents, fp32_contents=st.lists(st.floats(width=32), max_size=4)),
+    st.builds(pb.InferTensorContents, int_contents=st.lists(st.integers(-(2**31), 2**31 - 1), max_size=4)),
     st.builds(pb.InferTensorContents, bytes_contents=st.lists(st.binary(max_size=4), max_size=2)),
 )
 INPUTS = st.builds(
     pb.ModelInferRequest.InferInputTensor,
-    name=st.sampled_from(["seed", "z", "image", ""]),
-    datatype=st.sampled_from(["INT64", "FP32", "BYTES", ""]),
+    name=st.sampled_from(["seed", "z", "steps", "prompt", "image", ""]),
+    datatype=st.sampled_from(["INT64", "FP32", "INT32", "BYTES", ""]),
     shape=st.lists(st.sampled_from([-1, 0, 1, 2, 3, 2**40, 2**63 - 1]), max_size=3),
     contents=CONTENTS,
 )
@@ -44,17 +48,22 @@ REQUESTS = st.builds(
 @given(REQUESTS)
 def test_a_request_is_read_in_its_specs_shapes_or_refused(request: pb.ModelInferRequest) -> None:
     try:
-        arrays = read_inputs(request, [SEED, LATENT], limit=4)
+        arrays = read_inputs(request, [SEED, LATENT, STEPS, PROMPT], limit=4)
     except InvalidRequest:
         return
     assert len({len(array) for array in arrays.values()}) <= 1
-    for spec in (SEED, LATENT):
+    for spec in (SEED, LATENT, STEPS, PROMPT):
         if spec.name in arrays:
             array = arrays[spec.name]
-            assert array.dtype == {"INT64": np.int64, "FP32": np.float32}[spec.dtype]
+            assert (
+                array.dtype == {"INT64": np.int64, "FP32": np.float32, "INT32": np.int32, "BYTES": object}[spec.dtype]
+            )
             assert array.shape == (len(array), *spec.shape[1:])
             assert 1 <= len(array) <= 4
-            assert np.isfinite(array).all()
+            if spec is PROMPT:
+                assert all(isinstance(element, bytes) for element in array.flat)
+            else:
+                assert np.isfinite(array).all()
 
 
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=4))
@@ -65,6 +74,52 @@ def test_integers_come_through_unchanged_both_ways(values: list[int]) -> None:
     typed.inputs.add(name="seed", datatype="INT64", shape=[len(values)]).contents.int64_contents[:] = values
     for request in (raw, typed):
         assert read_inputs(request, [SEED], limit=4)["seed"].tolist() == [[value] for value in values]
+
+
+@given(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=4))
+def test_short_integers_come_through_unchanged_both_ways(values: list[int]) -> None:
+    raw = pb.ModelInferRequest(raw_input_contents=[np.array(values, "<i4").tobytes()])
+    raw.inputs.add(name="steps", datatype="INT32", shape=[len(values), 1])
+    typed = pb.ModelInferRequest()
+    typed.inputs.add(name="steps", datatype="INT32", shape=[len(values)]).contents.int_contents[:] = values
+    for request in (raw, typed):
+        assert read_inputs(request, [STEPS], limit=4)["steps"].tolist() == [[value] for value in values]
+
+
+def with_lengths(*elements: bytes) -> bytes:
+    """BYTES elements as raw contents."""
+    return b"".join(struct.pack("<I", len(element)) + element for element in elements)
+
+
+def prompts(rows: int, raw: bytes) -> pb.ModelInferRequest:
+    request = pb.ModelInferRequest(raw_input_contents=[raw])
+    request.inputs.add(name="prompt", datatype="BYTES", shape=[rows, 1])
+    return request
+
+
+@given(st.lists(st.binary(max_size=300), min_size=1, max_size=4))
+def test_bytes_come_through_unchanged_both_ways(elements: list[bytes]) -> None:
+    typed = pb.ModelInferRequest()
+    typed.inputs.add(name="prompt", datatype="BYTES", shape=[len(elements), 1]).contents.bytes_contents[:] = elements
+    for request in (prompts(len(elements), with_lengths(*elements)), typed):
+        assert read_inputs(request, [PROMPT], limit=4)["prompt"].tolist() == [[element] for element in elements]
+
+
+@pytest.mark.parametrize(
+    ("raw", "line"),
+    [
+        (b"", "inputs.prompt: found 'raw contents that end in element 0'; allowed is 2 elements, each after its"),
+        (b"\1\0\0", "inputs.prompt: found 'raw contents that end in element 0'"),
+        (with_lengths(b"a"), "inputs.prompt: found 'raw contents that end in element 1'"),
+        (with_lengths(b"a", b"bcd")[:-1], "inputs.prompt: found 'raw contents that end in element 1'"),
+        (b"\xff" * 12, "inputs.prompt: found 'raw contents that end in element 0'"),
+        (with_lengths(b"a", b"b", b"c"), "inputs.prompt: found '5 bytes of raw contents after the last element'"),
+    ],
+)
+def test_lengths_that_do_not_add_up_are_refused(raw: bytes, line: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        read_inputs(prompts(2, raw), [PROMPT], limit=4)
+    assert str(refused.value).startswith(line)
 
 
 @pytest.mark.parametrize("rows", [1, 3])

@@ -16,7 +16,7 @@ from impasto.api.impasto.v1 import generation_pb2 as pb
 from impasto.api.impasto.v1.generation_pb2_grpc import GenerationServiceStub
 from impasto.api.inference.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from impasto.engine.null import write_null_bundle
-from impasto.server.loaded import LoadedModel
+from impasto.server.batched import BatchedModel
 from impasto.server.server import Server
 from tests.support.engines import BatchGate, serving_gated, until
 from tests.support.generation import asking, retry_after_ms, status_of
@@ -36,7 +36,7 @@ class Scene:
     first: Call
 
     @property
-    def model(self) -> LoadedModel:
+    def model(self) -> BatchedModel:
         return self.server.host.get("null")
 
     @property

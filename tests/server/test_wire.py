@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from impasto.api.impasto.v1 import generation_pb2 as pb
-from impasto.server.wire import LARGE, bytes_field, chunk_event, join, response_parts
+from impasto.server.wire import LARGE, bytes_field, chunk_event, explore_parts, join, preview_parts, response_parts
 
 PICTURES = st.builds(
     pb.Picture,
@@ -37,6 +37,22 @@ def test_chunk_is_protobufs_own(picture: pb.Picture, offset: int, data: bytes) -
     event = pb.GenerateEvent.FromString(chunk_event(chunk, memoryview(data)))
     chunk.data = data
     assert event == pb.GenerateEvent(chunk=chunk)
+
+
+@given(PICTURES, st.integers(0, 2**32 - 1), st.binary(max_size=300))
+def test_preview_is_protobufs_own(picture: pb.Picture, index: int, data: bytes) -> None:
+    event = pb.GenerateEvent.FromString(asyncio.run(join(preview_parts(index, picture, memoryview(data)))))
+    picture.data = data
+    assert event == pb.GenerateEvent(preview=pb.Preview(index=index, picture=picture))
+
+
+@given(PICTURES, st.integers(0, 2**64 - 1), st.binary(max_size=300))
+def test_frame_is_protobufs_own(picture: pb.Picture, number: int, data: bytes) -> None:
+    reply = pb.ExploreReply(id=number, skipped=3, latency_ms=1.5)
+    made = pb.ExploreReply.FromString(asyncio.run(join(explore_parts(reply, picture, memoryview(data)))))
+    picture.data = data
+    reply.picture.CopyFrom(picture)
+    assert made == reply
 
 
 def test_array_larger_than_the_loop_copies_is_the_same() -> None:

@@ -24,41 +24,51 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bimpasto/v1/generation.proto\x12\nimpasto.v1\"\xc7\x03\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05seeds\x18\x03 \x03(\x03\x12\x12\n\x05\x63ount\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x1d\n\x01z\x18\x05 \x03(\x0b\x32\x12.impasto.v1.Latent\x12\x1e\n\x02ws\x18\x06 \x03(\x0b\x32\x12.impasto.v1.Latent\x12\x12\n\x05label\x18\x07 \x01(\x03H\x01\x88\x01\x01\x12(\n\x0c\x63lass_vector\x18\x08 \x01(\x0b\x32\x12.impasto.v1.Latent\x12\x10\n\x03psi\x18\t \x01(\x02H\x02\x88\x01\x01\x12\x17\n\npsi_cutoff\x18\n \x01(\x05H\x03\x88\x01\x01\x12)\n\nnoise_mode\x18\x0b \x01(\x0e\x32\x15.impasto.v1.NoiseMode\x12\'\n\tstyle_mix\x18\x0c \x01(\x0b\x32\x14.impasto.v1.StyleMix\x12\'\n\x06\x66ormat\x18\r \x01(\x0e\x32\x17.impasto.v1.ImageFormat\x12\x0f\n\x07quality\x18\x0e \x01(\r\x12\x10\n\x08priority\x18\x0f \x01(\rB\x08\n\x06_countB\x08\n\x06_labelB\x06\n\x04_psiB\r\n\x0b_psi_cutoff\"\x18\n\x06Latent\x12\x0e\n\x06values\x18\x01 \x03(\x02\"A\n\x08StyleMix\x12\x0c\n\x04seed\x18\x01 \x01(\x03\x12\x13\n\x0b\x66irst_layer\x18\x02 \x01(\x05\x12\x12\n\nlast_layer\x18\x03 \x01(\x05\"]\n\x10GenerateResponse\x12%\n\x08pictures\x18\x01 \x03(\x0b\x32\x13.impasto.v1.Picture\x12\"\n\x06timing\x18\x02 \x01(\x0b\x32\x12.impasto.v1.Timing\"\x7f\n\x07Picture\x12\x0c\n\x04seed\x18\x01 \x01(\x03\x12\'\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x17.impasto.v1.ImageFormat\x12\r\n\x05width\x18\x03 \x01(\r\x12\x0e\n\x06height\x18\x04 \x01(\r\x12\x10\n\x08metadata\x18\x05 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x06 \x01(\x0c\"V\n\x06Timing\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x12\n\nexecute_ms\x18\x02 \x01(\x01\x12\x11\n\tencode_ms\x18\x03 \x01(\x01\x12\x13\n\x0b\x62\x61tch_sizes\x18\x04 \x03(\r\"\xd3\x01\n\rGenerateEvent\x12$\n\x06queued\x18\x01 \x01(\x0b\x32\x12.impasto.v1.QueuedH\x00\x12 \n\x04step\x18\x02 \x01(\x0b\x32\x10.impasto.v1.StepH\x00\x12&\n\x07preview\x18\x03 \x01(\x0b\x32\x13.impasto.v1.PreviewH\x00\x12\'\n\x05\x63hunk\x18\x04 \x01(\x0b\x32\x16.impasto.v1.ImageChunkH\x00\x12 \n\x04\x64one\x18\x05 \x01(\x0b\x32\x10.impasto.v1.DoneH\x00\x42\x07\n\x05\x65vent\"5\n\x06Queued\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x19\n\x11\x65stimated_wait_ms\x18\x02 \x01(\x01\"2\n\x04Step\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04step\x18\x02 \x01(\r\x12\r\n\x05steps\x18\x03 \x01(\r\">\n\x07Preview\x12\r\n\x05index\x18\x01 \x01(\r\x12$\n\x07picture\x18\x02 \x01(\x0b\x32\x13.impasto.v1.Picture\"n\n\nImageChunk\x12\r\n\x05index\x18\x01 \x01(\r\x12$\n\x07picture\x18\x02 \x01(\x0b\x32\x13.impasto.v1.Picture\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\r\n\x05total\x18\x04 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\"*\n\x04\x44one\x12\"\n\x06timing\x18\x01 \x01(\x0b\x32\x12.impasto.v1.Timing*i\n\tNoiseMode\x12\x1a\n\x16NOISE_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10NOISE_MODE_CONST\x10\x01\x12\x15\n\x11NOISE_MODE_RANDOM\x10\x02\x12\x13\n\x0fNOISE_MODE_NONE\x10\x03*\xa9\x01\n\x0bImageFormat\x12\x1c\n\x18IMAGE_FORMAT_UNSPECIFIED\x10\x00\x12\x14\n\x10IMAGE_FORMAT_PNG\x10\x01\x12\x15\n\x11IMAGE_FORMAT_JPEG\x10\x02\x12\x15\n\x11IMAGE_FORMAT_WEBP\x10\x03\x12\x1a\n\x16IMAGE_FORMAT_RAW_UINT8\x10\x04\x12\x1c\n\x18IMAGE_FORMAT_RAW_FLOAT32\x10\x05\x32\xa6\x01\n\x11GenerationService\x12\x45\n\x08Generate\x12\x1b.impasto.v1.GenerateRequest\x1a\x1c.impasto.v1.GenerateResponse\x12J\n\x0eGenerateStream\x12\x1b.impasto.v1.GenerateRequest\x1a\x19.impasto.v1.GenerateEvent0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bimpasto/v1/generation.proto\x12\nimpasto.v1\"\xf1\x03\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05seeds\x18\x03 \x03(\x03\x12\x12\n\x05\x63ount\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x1d\n\x01z\x18\x05 \x03(\x0b\x32\x12.impasto.v1.Latent\x12\x1e\n\x02ws\x18\x06 \x03(\x0b\x32\x12.impasto.v1.Latent\x12\x12\n\x05label\x18\x07 \x01(\x03H\x01\x88\x01\x01\x12(\n\x0c\x63lass_vector\x18\x08 \x01(\x0b\x32\x12.impasto.v1.Latent\x12\x10\n\x03psi\x18\t \x01(\x02H\x02\x88\x01\x01\x12\x17\n\npsi_cutoff\x18\n \x01(\x05H\x03\x88\x01\x01\x12)\n\nnoise_mode\x18\x0b \x01(\x0e\x32\x15.impasto.v1.NoiseMode\x12\'\n\tstyle_mix\x18\x0c \x01(\x0b\x32\x14.impasto.v1.StyleMix\x12\'\n\x06\x66ormat\x18\r \x01(\x0e\x32\x17.impasto.v1.ImageFormat\x12\x0f\n\x07quality\x18\x0e \x01(\r\x12\x10\n\x08priority\x18\x0f \x01(\r\x12(\n\tdenoising\x18\x10 \x01(\x0b\x32\x15.impasto.v1.DenoisingB\x08\n\x06_countB\x08\n\x06_labelB\x06\n\x04_psiB\r\n\x0b_psi_cutoff\"\xdc\x03\n\tDenoising\x12\x13\n\x06prompt\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x1c\n\x0fnegative_prompt\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x12\n\x05steps\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x14\n\x07sampler\x18\x04 \x01(\tH\x03\x88\x01\x01\x12\x10\n\x03\x65ta\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x1b\n\x0eguidance_scale\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1d\n\x10guidance_rescale\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x12\n\x05image\x18\x08 \x01(\x0cH\x07\x88\x01\x01\x12\x15\n\x08strength\x18\t \x01(\x02H\x08\x88\x01\x01\x12\x11\n\x04mask\x18\n \x01(\x0cH\t\x88\x01\x01\x12\"\n\x06latent\x18\x0b \x03(\x0b\x32\x12.impasto.v1.Latent\x12&\n\x05noise\x18\x0c \x01(\x0e\x32\x17.impasto.v1.NoiseSource\x12\x15\n\rpreview_every\x18\r \x01(\rB\t\n\x07_promptB\x12\n\x10_negative_promptB\x08\n\x06_stepsB\n\n\x08_samplerB\x06\n\x04_etaB\x11\n\x0f_guidance_scaleB\x13\n\x11_guidance_rescaleB\x08\n\x06_imageB\x0b\n\t_strengthB\x07\n\x05_mask\"\x18\n\x06Latent\x12\x0e\n\x06values\x18\x01 \x03(\x02\"A\n\x08StyleMix\x12\x0c\n\x04seed\x18\x01 \x01(\x03\x12\x13\n\x0b\x66irst_layer\x18\x02 \x01(\x05\x12\x12\n\nlast_layer\x18\x03 \x01(\x05\"]\n\x10GenerateResponse\x12%\n\x08pictures\x18\x01 \x03(\x0b\x32\x13.impasto.v1.Picture\x12\"\n\x06timing\x18\x02 \x01(\x0b\x32\x12.impasto.v1.Timing\"\x7f\n\x07Picture\x12\x0c\n\x04seed\x18\x01 \x01(\x03\x12\'\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x17.impasto.v1.ImageFormat\x12\r\n\x05width\x18\x03 \x01(\r\x12\x0e\n\x06height\x18\x04 \x01(\r\x12\x10\n\x08metadata\x18\x05 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x06 \x01(\x0c\"V\n\x06Timing\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x12\n\nexecute_ms\x18\x02 \x01(\x01\x12\x11\n\tencode_ms\x18\x03 \x01(\x01\x12\x13\n\x0b\x62\x61tch_sizes\x18\x04 \x03(\r\"\xd3\x01\n\rGenerateEvent\x12$\n\x06queued\x18\x01 \x01(\x0b\x32\x12.impasto.v1.QueuedH\x00\x12 \n\x04step\x18\x02 \x01(\x0b\x32\x10.impasto.v1.StepH\x00\x12&\n\x07preview\x18\x03 \x01(\x0b\x32\x13.impasto.v1.PreviewH\x00\x12\'\n\x05\x63hunk\x18\x04 \x01(\x0b\x32\x16.impasto.v1.ImageChunkH\x00\x12 \n\x04\x64one\x18\x05 \x01(\x0b\x32\x10.impasto.v1.DoneH\x00\x42\x07\n\x05\x65vent\"5\n\x06Queued\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x19\n\x11\x65stimated_wait_ms\x18\x02 \x01(\x01\"2\n\x04Step\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04step\x18\x02 \x01(\r\x12\r\n\x05steps\x18\x03 \x01(\r\">\n\x07Preview\x12\r\n\x05index\x18\x01 \x01(\r\x12$\n\x07picture\x18\x02 \x01(\x0b\x32\x13.impasto.v1.Picture\"n\n\nImageChunk\x12\r\n\x05index\x18\x01 \x01(\r\x12$\n\x07picture\x18\x02 \x01(\x0b\x32\x13.impasto.v1.Picture\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\r\n\x05total\x18\x04 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\"*\n\x04\x44one\x12\"\n\x06timing\x18\x01 \x01(\x0b\x32\x12.impasto.v1.Timing\"J\n\x0e\x45xploreRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12,\n\x07request\x18\x02 \x01(\x0b\x32\x1b.impasto.v1.GenerateRequest\"\x9d\x01\n\x0c\x45xploreReply\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07skipped\x18\x02 \x01(\x04\x12\x12\n\nlatency_ms\x18\x03 \x01(\x01\x12&\n\x07picture\x18\x04 \x01(\x0b\x32\x13.impasto.v1.PictureH\x00\x12)\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x18.impasto.v1.ExploreErrorH\x00\x42\t\n\x07outcome\"E\n\x0c\x45xploreError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x03 \x01(\r*]\n\x0bNoiseSource\x12\x1c\n\x18NOISE_SOURCE_UNSPECIFIED\x10\x00\x12\x18\n\x14NOISE_SOURCE_IMPASTO\x10\x01\x12\x16\n\x12NOISE_SOURCE_TORCH\x10\x02*i\n\tNoiseMode\x12\x1a\n\x16NOISE_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10NOISE_MODE_CONST\x10\x01\x12\x15\n\x11NOISE_MODE_RANDOM\x10\x02\x12\x13\n\x0fNOISE_MODE_NONE\x10\x03*\xa9\x01\n\x0bImageFormat\x12\x1c\n\x18IMAGE_FORMAT_UNSPECIFIED\x10\x00\x12\x14\n\x10IMAGE_FORMAT_PNG\x10\x01\x12\x15\n\x11IMAGE_FORMAT_JPEG\x10\x02\x12\x15\n\x11IMAGE_FORMAT_WEBP\x10\x03\x12\x1a\n\x16IMAGE_FORMAT_RAW_UINT8\x10\x04\x12\x1c\n\x18IMAGE_FORMAT_RAW_FLOAT32\x10\x05\x32\xeb\x01\n\x11GenerationService\x12\x45\n\x08Generate\x12\x1b.impasto.v1.GenerateRequest\x1a\x1c.impasto.v1.GenerateResponse\x12J\n\x0eGenerateStream\x12\x1b.impasto.v1.GenerateRequest\x1a\x19.impasto.v1.GenerateEvent0\x01\x12\x43\n\x07\x45xplore\x12\x1a.impasto.v1.ExploreRequest\x1a\x18.impasto.v1.ExploreReply(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'impasto.v1.generation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_NOISEMODE']._serialized_start=1447
-  _globals['_NOISEMODE']._serialized_end=1552
-  _globals['_IMAGEFORMAT']._serialized_start=1555
-  _globals['_IMAGEFORMAT']._serialized_end=1724
+  _globals['_NOISESOURCE']._serialized_start=2275
+  _globals['_NOISESOURCE']._serialized_end=2368
+  _globals['_NOISEMODE']._serialized_start=2370
+  _globals['_NOISEMODE']._serialized_end=2475
+  _globals['_IMAGEFORMAT']._serialized_start=2478
+  _globals['_IMAGEFORMAT']._serialized_end=2647
   _globals['_GENERATEREQUEST']._serialized_start=44
-  _globals['_GENERATEREQUEST']._serialized_end=499
-  _globals['_LATENT']._serialized_start=501
-  _globals['_LATENT']._serialized_end=525
-  _globals['_STYLEMIX']._serialized_start=527
-  _globals['_STYLEMIX']._serialized_end=592
-  _globals['_GENERATERESPONSE']._serialized_start=594
-  _globals['_GENERATERESPONSE']._serialized_end=687
-  _globals['_PICTURE']._serialized_start=689
-  _globals['_PICTURE']._serialized_end=816
-  _globals['_TIMING']._serialized_start=818
-  _globals['_TIMING']._serialized_end=904
-  _globals['_GENERATEEVENT']._serialized_start=907
-  _globals['_GENERATEEVENT']._serialized_end=1118
-  _globals['_QUEUED']._serialized_start=1120
-  _globals['_QUEUED']._serialized_end=1173
-  _globals['_STEP']._serialized_start=1175
-  _globals['_STEP']._serialized_end=1225
-  _globals['_PREVIEW']._serialized_start=1227
-  _globals['_PREVIEW']._serialized_end=1289
-  _globals['_IMAGECHUNK']._serialized_start=1291
-  _globals['_IMAGECHUNK']._serialized_end=1401
-  _globals['_DONE']._serialized_start=1403
-  _globals['_DONE']._serialized_end=1445
-  _globals['_GENERATIONSERVICE']._serialized_start=1727
-  _globals['_GENERATIONSERVICE']._serialized_end=1893
+  _globals['_GENERATEREQUEST']._serialized_end=541
+  _globals['_DENOISING']._serialized_start=544
+  _globals['_DENOISING']._serialized_end=1020
+  _globals['_LATENT']._serialized_start=1022
+  _globals['_LATENT']._serialized_end=1046
+  _globals['_STYLEMIX']._serialized_start=1048
+  _globals['_STYLEMIX']._serialized_end=1113
+  _globals['_GENERATERESPONSE']._serialized_start=1115
+  _globals['_GENERATERESPONSE']._serialized_end=1208
+  _globals['_PICTURE']._serialized_start=1210
+  _globals['_PICTURE']._serialized_end=1337
+  _globals['_TIMING']._serialized_start=1339
+  _globals['_TIMING']._serialized_end=1425
+  _globals['_GENERATEEVENT']._serialized_start=1428
+  _globals['_GENERATEEVENT']._serialized_end=1639
+  _globals['_QUEUED']._serialized_start=1641
+  _globals['_QUEUED']._serialized_end=1694
+  _globals['_STEP']._serialized_start=1696
+  _globals['_STEP']._serialized_end=1746
+  _globals['_PREVIEW']._serialized_start=1748
+  _globals['_PREVIEW']._serialized_end=1810
+  _globals['_IMAGECHUNK']._serialized_start=1812
+  _globals['_IMAGECHUNK']._serialized_end=1922
+  _globals['_DONE']._serialized_start=1924
+  _globals['_DONE']._serialized_end=1966
+  _globals['_EXPLOREREQUEST']._serialized_start=1968
+  _globals['_EXPLOREREQUEST']._serialized_end=2042
+  _globals['_EXPLOREREPLY']._serialized_start=2045
+  _globals['_EXPLOREREPLY']._serialized_end=2202
+  _globals['_EXPLOREERROR']._serialized_start=2204
+  _globals['_EXPLOREERROR']._serialized_end=2273
+  _globals['_GENERATIONSERVICE']._serialized_start=2650
+  _globals['_GENERATIONSERVICE']._serialized_end=2885
 # @@protoc_insertion_point(module_scope)

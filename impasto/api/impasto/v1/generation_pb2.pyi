@@ -19,6 +19,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _NoiseSource:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NoiseSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NoiseSource.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NOISE_SOURCE_UNSPECIFIED: _NoiseSource.ValueType  # 0
+    """The model's default, Impasto's own for most."""
+    NOISE_SOURCE_IMPASTO: _NoiseSource.ValueType  # 1
+    """A counter-based generator: the same on every device and in every batch."""
+    NOISE_SOURCE_TORCH: _NoiseSource.ValueType  # 2
+    """What torch.Generator("cpu").manual_seed(seed) draws, by which users of diffusers know a seed."""
+
+class NoiseSource(_NoiseSource, metaclass=_NoiseSourceEnumTypeWrapper):
+    """What becomes of a seed."""
+
+NOISE_SOURCE_UNSPECIFIED: NoiseSource.ValueType  # 0
+"""The model's default, Impasto's own for most."""
+NOISE_SOURCE_IMPASTO: NoiseSource.ValueType  # 1
+"""A counter-based generator: the same on every device and in every batch."""
+NOISE_SOURCE_TORCH: NoiseSource.ValueType  # 2
+"""What torch.Generator("cpu").manual_seed(seed) draws, by which users of diffusers know a seed."""
+Global___NoiseSource: _TypeAlias = NoiseSource  # noqa: Y015
+
 class _NoiseMode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -96,6 +120,7 @@ class GenerateRequest(_message.Message):
     FORMAT_FIELD_NUMBER: _builtins.int
     QUALITY_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    DENOISING_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of a loaded model, at most 100 characters."""
     version: _builtins.str
@@ -134,6 +159,10 @@ class GenerateRequest(_message.Message):
     def style_mix(self) -> Global___StyleMix:
         """Take the styles of some layers from another seed."""
 
+    @_builtins.property
+    def denoising(self) -> Global___Denoising:
+        """How a diffusion model goes about it. Other models refuse every field of it."""
+
     def __init__(
         self,
         *,
@@ -152,10 +181,11 @@ class GenerateRequest(_message.Message):
         format: Global___ImageFormat.ValueType = ...,
         quality: _builtins.int = ...,
         priority: _builtins.int = ...,
+        denoising: Global___Denoising | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "_label", b"_label", "_psi", b"_psi", "_psi_cutoff", b"_psi_cutoff", "class_vector", b"class_vector", "count", b"count", "label", b"label", "psi", b"psi", "psi_cutoff", b"psi_cutoff", "style_mix", b"style_mix"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "_label", b"_label", "_psi", b"_psi", "_psi_cutoff", b"_psi_cutoff", "class_vector", b"class_vector", "count", b"count", "denoising", b"denoising", "label", b"label", "psi", b"psi", "psi_cutoff", b"psi_cutoff", "style_mix", b"style_mix"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "_label", b"_label", "_psi", b"_psi", "_psi_cutoff", b"_psi_cutoff", "class_vector", b"class_vector", "count", b"count", "format", b"format", "label", b"label", "model", b"model", "noise_mode", b"noise_mode", "priority", b"priority", "psi", b"psi", "psi_cutoff", b"psi_cutoff", "quality", b"quality", "seeds", b"seeds", "style_mix", b"style_mix", "version", b"version", "ws", b"ws", "z", b"z"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "_label", b"_label", "_psi", b"_psi", "_psi_cutoff", b"_psi_cutoff", "class_vector", b"class_vector", "count", b"count", "denoising", b"denoising", "format", b"format", "label", b"label", "model", b"model", "noise_mode", b"noise_mode", "priority", b"priority", "psi", b"psi", "psi_cutoff", b"psi_cutoff", "quality", b"quality", "seeds", b"seeds", "style_mix", b"style_mix", "version", b"version", "ws", b"ws", "z", b"z"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__count: _TypeAlias = _typing.Literal["count"]  # noqa: Y015
     _WhichOneofArgType__count: _TypeAlias = _typing.Literal["_count", b"_count"]  # noqa: Y015
@@ -175,6 +205,118 @@ class GenerateRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__psi_cutoff) -> _WhichOneofReturnType__psi_cutoff | None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
+
+@_typing.final
+class Denoising(_message.Message):
+    """What only diffusion models take, the same for all pictures of a request; an unset field has the model's default."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMPT_FIELD_NUMBER: _builtins.int
+    NEGATIVE_PROMPT_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    SAMPLER_FIELD_NUMBER: _builtins.int
+    ETA_FIELD_NUMBER: _builtins.int
+    GUIDANCE_SCALE_FIELD_NUMBER: _builtins.int
+    GUIDANCE_RESCALE_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    STRENGTH_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
+    LATENT_FIELD_NUMBER: _builtins.int
+    NOISE_FIELD_NUMBER: _builtins.int
+    PREVIEW_EVERY_FIELD_NUMBER: _builtins.int
+    prompt: _builtins.str
+    """What to paint, of a model that has a text encoder: at most 10 000 characters."""
+    negative_prompt: _builtins.str
+    """What to stay clear of; likewise."""
+    steps: _builtins.int
+    """Steps from noise to picture, 1 to 1000."""
+    sampler: _builtins.str
+    """A name such as "dpmpp_2m"; another one is refused with those there are."""
+    eta: _builtins.float
+    """Of the sampler "ddim": 0 adds no noise between steps, 1 as much as DDPM."""
+    guidance_scale: _builtins.float
+    """Classifier-free guidance, 0 to 100; 1 is none."""
+    guidance_rescale: _builtins.float
+    """Brings a guided picture back to its unguided contrast: 0 not at all, 1 wholly."""
+    image: _builtins.bytes
+    """Start from this picture instead of pure noise: a PNG, JPEG or WebP file of the model's width and height."""
+    strength: _builtins.float
+    """How much of `image` is made anew, above 0 to 1."""
+    mask: _builtins.bytes
+    """A file of the same size: white where `image` is made anew, black where it stays."""
+    noise: Global___NoiseSource.ValueType
+    preview_every: _builtins.int
+    """GenerateStream: a preview of each picture every so many steps, 1 to 1000; 0: none."""
+    @_builtins.property
+    def latent(self) -> _containers.RepeatedCompositeFieldContainer[Global___Latent]:
+        """The noise to start from instead of the seed's: one for all pictures or one a picture, each of C * h * w values,
+        row-major [C, h, w], standard normal.
+        """
+
+    def __init__(
+        self,
+        *,
+        prompt: _builtins.str | None = ...,
+        negative_prompt: _builtins.str | None = ...,
+        steps: _builtins.int | None = ...,
+        sampler: _builtins.str | None = ...,
+        eta: _builtins.float | None = ...,
+        guidance_scale: _builtins.float | None = ...,
+        guidance_rescale: _builtins.float | None = ...,
+        image: _builtins.bytes | None = ...,
+        strength: _builtins.float | None = ...,
+        mask: _builtins.bytes | None = ...,
+        latent: _abc.Iterable[Global___Latent] | None = ...,
+        noise: Global___NoiseSource.ValueType = ...,
+        preview_every: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_eta", b"_eta", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_image", b"_image", "_mask", b"_mask", "_negative_prompt", b"_negative_prompt", "_prompt", b"_prompt", "_sampler", b"_sampler", "_steps", b"_steps", "_strength", b"_strength", "eta", b"eta", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "image", b"image", "mask", b"mask", "negative_prompt", b"negative_prompt", "prompt", b"prompt", "sampler", b"sampler", "steps", b"steps", "strength", b"strength"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eta", b"_eta", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_image", b"_image", "_mask", b"_mask", "_negative_prompt", b"_negative_prompt", "_prompt", b"_prompt", "_sampler", b"_sampler", "_steps", b"_steps", "_strength", b"_strength", "eta", b"eta", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "image", b"image", "latent", b"latent", "mask", b"mask", "negative_prompt", b"negative_prompt", "noise", b"noise", "preview_every", b"preview_every", "prompt", b"prompt", "sampler", b"sampler", "steps", b"steps", "strength", b"strength"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__eta: _TypeAlias = _typing.Literal["eta"]  # noqa: Y015
+    _WhichOneofArgType__eta: _TypeAlias = _typing.Literal["_eta", b"_eta"]  # noqa: Y015
+    _WhichOneofReturnType__guidance_rescale: _TypeAlias = _typing.Literal["guidance_rescale"]  # noqa: Y015
+    _WhichOneofArgType__guidance_rescale: _TypeAlias = _typing.Literal["_guidance_rescale", b"_guidance_rescale"]  # noqa: Y015
+    _WhichOneofReturnType__guidance_scale: _TypeAlias = _typing.Literal["guidance_scale"]  # noqa: Y015
+    _WhichOneofArgType__guidance_scale: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale"]  # noqa: Y015
+    _WhichOneofReturnType__image: _TypeAlias = _typing.Literal["image"]  # noqa: Y015
+    _WhichOneofArgType__image: _TypeAlias = _typing.Literal["_image", b"_image"]  # noqa: Y015
+    _WhichOneofReturnType__mask: _TypeAlias = _typing.Literal["mask"]  # noqa: Y015
+    _WhichOneofArgType__mask: _TypeAlias = _typing.Literal["_mask", b"_mask"]  # noqa: Y015
+    _WhichOneofReturnType__negative_prompt: _TypeAlias = _typing.Literal["negative_prompt"]  # noqa: Y015
+    _WhichOneofArgType__negative_prompt: _TypeAlias = _typing.Literal["_negative_prompt", b"_negative_prompt"]  # noqa: Y015
+    _WhichOneofReturnType__prompt: _TypeAlias = _typing.Literal["prompt"]  # noqa: Y015
+    _WhichOneofArgType__prompt: _TypeAlias = _typing.Literal["_prompt", b"_prompt"]  # noqa: Y015
+    _WhichOneofReturnType__sampler: _TypeAlias = _typing.Literal["sampler"]  # noqa: Y015
+    _WhichOneofArgType__sampler: _TypeAlias = _typing.Literal["_sampler", b"_sampler"]  # noqa: Y015
+    _WhichOneofReturnType__steps: _TypeAlias = _typing.Literal["steps"]  # noqa: Y015
+    _WhichOneofArgType__steps: _TypeAlias = _typing.Literal["_steps", b"_steps"]  # noqa: Y015
+    _WhichOneofReturnType__strength: _TypeAlias = _typing.Literal["strength"]  # noqa: Y015
+    _WhichOneofArgType__strength: _TypeAlias = _typing.Literal["_strength", b"_strength"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__eta) -> _WhichOneofReturnType__eta | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__guidance_rescale) -> _WhichOneofReturnType__guidance_rescale | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__guidance_scale) -> _WhichOneofReturnType__guidance_scale | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__image) -> _WhichOneofReturnType__image | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mask) -> _WhichOneofReturnType__mask | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__negative_prompt) -> _WhichOneofReturnType__negative_prompt | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__prompt) -> _WhichOneofReturnType__prompt | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sampler) -> _WhichOneofReturnType__sampler | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__steps) -> _WhichOneofReturnType__steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__strength) -> _WhichOneofReturnType__strength | None: ...
+
+Global___Denoising: _TypeAlias = Denoising  # noqa: Y015
 
 @_typing.final
 class Latent(_message.Message):
@@ -379,7 +521,9 @@ Global___Queued: _TypeAlias = Queued  # noqa: Y015
 
 @_typing.final
 class Step(_message.Message):
-    """One step of an iterative model has run."""
+    """Picture `index` has done `step` of its `steps` model calls, of which some samplers make two a step. A caller that reads
+    slowly gets the newest one of each picture, and not those before it.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -406,6 +550,10 @@ Global___Step: _TypeAlias = Step  # noqa: Y015
 
 @_typing.final
 class Preview(_message.Message):
+    """How picture `index` looks so far, in the request's format and with its data inside. None follows the picture itself.
+    A caller that reads slowly gets the newest one of each picture, and not those before it.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     INDEX_FIELD_NUMBER: _builtins.int
@@ -483,3 +631,104 @@ class Done(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Done: _TypeAlias = Done  # noqa: Y015
+
+@_typing.final
+class ExploreRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """The caller's own number for it, which the reply repeats."""
+    @_builtins.property
+    def request(self) -> Global___GenerateRequest:
+        """Complete in itself, and for exactly one picture. The first one that names a model chooses it, and its version, for
+        the whole call; others may leave them empty, and are refused if they name another. No previews are shown.
+        """
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        request: Global___GenerateRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExploreRequest: _TypeAlias = ExploreRequest  # noqa: Y015
+
+@_typing.final
+class ExploreReply(_message.Message):
+    """The answer to one request; replies come in the order of their requests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    SKIPPED_FIELD_NUMBER: _builtins.int
+    LATENCY_MS_FIELD_NUMBER: _builtins.int
+    PICTURE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """That of the request."""
+    skipped: _builtins.int
+    """Requests since the one answered before that get no reply: newer ones replaced them."""
+    latency_ms: _builtins.float
+    """From the request's arrival at the server until its frame was made."""
+    @_builtins.property
+    def picture(self) -> Global___Picture:
+        """With its data inside."""
+
+    @_builtins.property
+    def error(self) -> Global___ExploreError:
+        """Why there is no frame. The call goes on."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        skipped: _builtins.int = ...,
+        latency_ms: _builtins.float = ...,
+        picture: Global___Picture | None = ...,
+        error: Global___ExploreError | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome", "picture", b"picture"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "id", b"id", "latency_ms", b"latency_ms", "outcome", b"outcome", "picture", b"picture", "skipped", b"skipped"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["picture", "error"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___ExploreReply: _TypeAlias = ExploreReply  # noqa: Y015
+
+@_typing.final
+class ExploreError(_message.Message):
+    """What a call of Generate would have ended with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
+    code: _builtins.int
+    """A number of google.rpc.Code, such as 3 for INVALID_ARGUMENT."""
+    message: _builtins.str
+    retry_after_ms: _builtins.int
+    """Try again after this long; 0: nothing is said of that."""
+    def __init__(
+        self,
+        *,
+        code: _builtins.int = ...,
+        message: _builtins.str = ...,
+        retry_after_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "retry_after_ms", b"retry_after_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExploreError: _TypeAlias = ExploreError  # noqa: Y015

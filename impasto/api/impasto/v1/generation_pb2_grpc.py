@@ -45,6 +45,11 @@ class GenerationServiceStub(object):
                 request_serializer=impasto_dot_v1_dot_generation__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=impasto_dot_v1_dot_generation__pb2.GenerateEvent.FromString,
                 _registered_method=True)
+        self.Explore = channel.stream_stream(
+                '/impasto.v1.GenerationService/Explore',
+                request_serializer=impasto_dot_v1_dot_generation__pb2.ExploreRequest.SerializeToString,
+                response_deserializer=impasto_dot_v1_dot_generation__pb2.ExploreReply.FromString,
+                _registered_method=True)
 
 
 class GenerationServiceServicer(object):
@@ -59,7 +64,18 @@ class GenerationServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GenerateStream(self, request, context):
-        """The same, told as it happens: queued, then each picture in chunks as it is ready, then done.
+        """The same, told as it happens: queued, then steps and previews of diffusion models, each picture in chunks as it is
+        ready, then done.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Explore(self, request_iterator, context):
+        """Pictures while their parameters change, such as a walk through latents: one frame at a time, of the newest request.
+        While a frame is made, a newer request replaces the one that waits; the frame under way is finished, and the next
+        one starts once it is written. So a client is never more than one frame behind, however fast it asks. A half-closed
+        call ends after the frame of the last request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -77,6 +93,11 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     servicer.GenerateStream,
                     request_deserializer=impasto_dot_v1_dot_generation__pb2.GenerateRequest.FromString,
                     response_serializer=impasto_dot_v1_dot_generation__pb2.GenerateEvent.SerializeToString,
+            ),
+            'Explore': grpc.stream_stream_rpc_method_handler(
+                    servicer.Explore,
+                    request_deserializer=impasto_dot_v1_dot_generation__pb2.ExploreRequest.FromString,
+                    response_serializer=impasto_dot_v1_dot_generation__pb2.ExploreReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +155,33 @@ class GenerationService(object):
             '/impasto.v1.GenerationService/GenerateStream',
             impasto_dot_v1_dot_generation__pb2.GenerateRequest.SerializeToString,
             impasto_dot_v1_dot_generation__pb2.GenerateEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explore(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/impasto.v1.GenerationService/Explore',
+            impasto_dot_v1_dot_generation__pb2.ExploreRequest.SerializeToString,
+            impasto_dot_v1_dot_generation__pb2.ExploreReply.FromString,
             options,
             channel_credentials,
             insecure,

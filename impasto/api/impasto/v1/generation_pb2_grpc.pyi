@@ -36,7 +36,15 @@ class GenerationServiceStub:
     Generate: _grpc.UnaryUnaryMultiCallable[_generation_pb2.GenerateRequest, _generation_pb2.GenerateResponse]
     """All pictures of a request in one reply."""
     GenerateStream: _grpc.UnaryStreamMultiCallable[_generation_pb2.GenerateRequest, _generation_pb2.GenerateEvent]
-    """The same, told as it happens: queued, then each picture in chunks as it is ready, then done."""
+    """The same, told as it happens: queued, then steps and previews of diffusion models, each picture in chunks as it is
+    ready, then done.
+    """
+    Explore: _grpc.StreamStreamMultiCallable[_generation_pb2.ExploreRequest, _generation_pb2.ExploreReply]
+    """Pictures while their parameters change, such as a walk through latents: one frame at a time, of the newest request.
+    While a frame is made, a newer request replaces the one that waits; the frame under way is finished, and the next
+    one starts once it is written. So a client is never more than one frame behind, however fast it asks. A half-closed
+    call ends after the frame of the last request.
+    """
 
 @_typing.type_check_only
 class GenerationServiceAsyncStub(GenerationServiceStub):
@@ -46,7 +54,15 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     Generate: _aio.UnaryUnaryMultiCallable[_generation_pb2.GenerateRequest, _generation_pb2.GenerateResponse]  # type: ignore[assignment]
     """All pictures of a request in one reply."""
     GenerateStream: _aio.UnaryStreamMultiCallable[_generation_pb2.GenerateRequest, _generation_pb2.GenerateEvent]  # type: ignore[assignment]
-    """The same, told as it happens: queued, then each picture in chunks as it is ready, then done."""
+    """The same, told as it happens: queued, then steps and previews of diffusion models, each picture in chunks as it is
+    ready, then done.
+    """
+    Explore: _aio.StreamStreamMultiCallable[_generation_pb2.ExploreRequest, _generation_pb2.ExploreReply]  # type: ignore[assignment]
+    """Pictures while their parameters change, such as a walk through latents: one frame at a time, of the newest request.
+    While a frame is made, a newer request replaces the one that waits; the frame under way is finished, and the next
+    one starts once it is written. So a client is never more than one frame behind, however fast it asks. A half-closed
+    call ends after the frame of the last request.
+    """
 
 class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Makes pictures with a loaded model."""
@@ -65,6 +81,20 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _generation_pb2.GenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_generation_pb2.GenerateEvent], _abc.AsyncIterator[_generation_pb2.GenerateEvent]]:
-        """The same, told as it happens: queued, then each picture in chunks as it is ready, then done."""
+        """The same, told as it happens: queued, then steps and previews of diffusion models, each picture in chunks as it is
+        ready, then done.
+        """
+
+    @_abc_1.abstractmethod
+    def Explore(
+        self,
+        request_iterator: _MaybeAsyncIterator[_generation_pb2.ExploreRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_generation_pb2.ExploreReply], _abc.AsyncIterator[_generation_pb2.ExploreReply]]:
+        """Pictures while their parameters change, such as a walk through latents: one frame at a time, of the newest request.
+        While a frame is made, a newer request replaces the one that waits; the frame under way is finished, and the next
+        one starts once it is written. So a client is never more than one frame behind, however fast it asks. A half-closed
+        call ends after the frame of the last request.
+        """
 
 def add_GenerationServiceServicer_to_server(servicer: GenerationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
