@@ -48,24 +48,25 @@ def main(runs: int = 7, largest: int = 1024) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for case in CASES:
             if case.resolution <= largest:
-                rows.append(_measure(case, _bundle(case, Path(folder)), runs))
+                bundle = random_bundle(case.resolution, case.channel_base, Path(folder))
+                rows.append(_measure(case, bundle, runs))
                 show("onnxruntime against textbook eager torch, ms a picture", rows[-1:])
     show("StyleGAN2 on this CPU, ms a picture", rows)
     print(write("stylegan2_cpu", rows, runs=runs))
 
 
-def _bundle(case: Case, models: Path) -> Bundle:
+def random_bundle(resolution: int, channel_base: int, models: Path) -> Bundle:
     """A bundle of random weights, trained-like: noise and biases are not zero."""
-    path = models / f"random{case.resolution}" / "1"
+    path = models / f"random{resolution}" / "1"
     if not path.exists():
         torch.manual_seed(0)
-        config = StyleGAN2Config(case.resolution, channel_base=case.channel_base)
+        config = StyleGAN2Config(resolution, channel_base=channel_base)
         generator = StyleGAN2(config)
         with torch.no_grad():
             for name, parameter in generator.named_parameters():
                 if name.endswith(("noise_strength", "bias")):
                     parameter.add_(torch.randn_like(parameter) * 0.1)
-        publish_stylegan2(config, generator.state_dict(), f"random{case.resolution}", models)
+        publish_stylegan2(config, generator.state_dict(), f"random{resolution}", models)
     return open_bundle(path)
 
 

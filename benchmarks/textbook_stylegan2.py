@@ -36,7 +36,8 @@ def textbook_mapping(generator: StyleGAN2, z: Tensor, c: Tensor | None = None) -
 def textbook_synthesis(generator: StyleGAN2, ws: Tensor, noise: Tensor) -> Tensor:
     """ws [N, num_ws, w_dim] and flat noise [N or 1, noise_size] to pictures [N, C, R, R], in the dtype of ws."""
     clamp = generator.config.conv_clamp
-    binomial = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=ws.dtype, device=ws.device)
+    binomial = ws.new_ones(4)
+    binomial[1:3] = 3.0
     # Sum 1 over both axes, times the gain 4 of up-sampling by two.
     taps = torch.outer(binomial, binomial) / 16.0
     x = generator.synthesis.get_parameter("b4.const")[None].repeat(ws.shape[0], 1, 1, 1)

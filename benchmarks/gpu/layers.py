@@ -11,9 +11,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.gpu.case import Case, Form, pure
-from impasto.kernels import demodulation, epilogue, modulated_conv, modulated_conv_up, to_rgb, upfirdn
+from impasto.kernels import demodulation, epilogue, modulated_conv, modulated_conv_up, routing, to_rgb, upfirdn
 from impasto.kernels.epilogue import Epilogue
 from impasto.kernels.modulated_conv import pack_weight
+from impasto.kernels.modulated_layer import modulated_layer
+from impasto.kernels.routing import FORMS, Shape
 
 CLAMP = 256.0
 TF32 = 2.0**-9
@@ -66,7 +68,8 @@ def plain(
 ) -> Case:
     """A layer that keeps the size, with a kernel of `size`²."""
     layer = make_layer(n, dtype, device, inputs, outputs, height, width, size, up=1)
-    forms = _forms(layer, {"plain": None}, "plain")
+    # No layer but toRGB is 1×1, and that one has a kernel of its own: nothing is routed there.
+    forms = _forms(layer, up=False) if size == 3 else _own_forms(layer, {"plain": None})
     rivals = {"eager": _eager(layer, None), "textbook": _textbook(layer, up=False)}
     return _case(layer, forms, rivals, operations=2 * size * size * inputs * outputs * n * height * width)
 
@@ -74,23 +77,46 @@ def plain(
 def up(n: int, dtype: torch.dtype, device: torch.device, inputs: int, outputs: int, height: int, width: int) -> Case:
     """A layer that doubles the size."""
     layer = make_layer(n, dtype, device, inputs, outputs, height, width, 3, up=2)
-    names = ("folded", "transposed")
-    forms = _forms(layer, {name: name for name in names}, modulated_conv_up.form_of(height, width))
-    rivals = {f"eager {name}": _eager(layer, name) for name in names} | {"textbook": _textbook(layer, up=True)}
-    return _case(layer, forms, rivals, operations=2 * 9 * inputs * outputs * n * height * width)
+    rivals = {f"eager {name}": _eager(layer, name) for name in ("folded", "transposed")}
+    rivals["textbook"] = _textbook(layer, up=True)
+    return _case(layer, _forms(layer, up=True), rivals, operations=2 * 9 * inputs * outputs * n * height * width)
 
 
-def _forms(layer: Layer, ups: Mapping[str, str | None], routed: str) -> dict[str, Form]:
-    """The forms of a layer; in float32 both ways to multiply."""
+def _forms(layer: Layer, *, up: bool) -> dict[str, Form]:
+    """Every form that `routing` knows; the one that it takes by the table of the card is the routed one."""
+    dtype, device = layer.x.dtype, layer.x.device
+    outputs, inputs, height, width = *layer.weight.shape[:2], *layer.x.shape[2:]
+    shape = Shape(inputs, outputs, height, width, up)
+    routed = routing.route(shape, dtype, launches=True, table=routing.table_of(device))
+    library = [form for form in FORMS[up] if routing.of_library(form)]
+    forms = _own_forms(layer, {form: form if up else None for form in FORMS[up] if form not in library})
+    for form in library:
+        # A library keeps its sums in the features' type, and may cut float32 to what tensor cores take.
+        kept = TF32 if dtype is torch.float32 else torch.finfo(dtype).eps
+        forms[form] = pure(_library(layer, form, up=up), terms=layer.weight[0].numel(), kept=kept)
+    return {name: dataclasses.replace(form, routed=name == routed) for name, form in forms.items()}
+
+
+def _own_forms(layer: Layer, ups: Mapping[str, str | None]) -> dict[str, Form]:
+    """Forms of our kernels; in float32 both ways to multiply."""
     dtype, terms = layer.x.dtype, layer.weight[0].numel()
     forms = {}
     for name, up in ups.items():
         between = torch.finfo(dtype).eps if up == "transposed" else 0.0
-        rows = _launcher(layer, up, "ieee")
-        forms[name] = pure(rows, terms=terms, kept=between, routed=name == routed)
+        forms[name] = pure(_launcher(layer, up, "ieee"), terms=terms, kept=between)
         if dtype is torch.float32:
             forms[f"{name} tf32"] = pure(_launcher(layer, up, "tf32"), terms=terms, kept=TF32, routed=False)
     return forms
+
+
+def _library(layer: Layer, form: str, *, up: bool) -> Callable[[slice], Tensor]:
+    run = modulated_layer(layer.weight, layer.x.dtype, form=form, up=up)
+
+    def rows(of: slice) -> Tensor:
+        some = layer.of(of)
+        return run(some.x, some.styles, some.epilogue)
+
+    return rows
 
 
 def _launcher(layer: Layer, up: str | None, precision: str) -> Callable[[slice], Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.gpu import layers, pointwise, steps
+from benchmarks.gpu import generator, layers, pointwise, steps
 from benchmarks.gpu.case import Suite
 
 RESOLUTIONS = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -96,5 +96,6 @@ SUITES = (
         timed=((128, 512, 512, "NHWC"), (128, 512, 512, "NCHW"), (512, 64, 64, "NHWC")),
     ),
     Suite("geglu", pointwise.gated, checked=((3, 5), (2, 257)), timed=((4096, 2560), (16384, 2560))),
+    Suite("stylegan2", generator.synthesis, checked=((16, 128),), timed=((1024, 32768),)),
     Suite("ada_norm", pointwise.adaptive_norm, checked=((3, 5), (2, 1152)), timed=((4096, 1152), (16384, 3072))),
 )

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Protocol
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from impasto.engine.picture import Floats
+from impasto.engine.layer_noise import Noise
+from impasto.engine.picture import Floats, Pixels
 from impasto.errors import BackendUnavailable
 from impasto.export.bundle import Bundle
 
-Feeds = Mapping[str, Floats]
+Feeds = Mapping[str, NDArray[Any]]
 
 
 class Backend(Protocol):
@@ -26,6 +29,9 @@ class Backend(Protocol):
     def run(self, graph: str, feeds: Feeds) -> Floats:
         """Run `graph` ("mapping", "synthesis") on arrays whose first dimension is the row; any number of rows."""
 
+    def pictures(self, ws: Floats, noise: Noise) -> list[Pixels]:
+        """The pictures of ws [N, num_ws, w_dim] and the noise of as many rows, through graph "synthesis"."""
+
     def one_at_a_time(self) -> None:
         """From now on run every row by itself: on this device the batch changed a row's bytes."""
 
@@ -33,9 +39,13 @@ class Backend(Protocol):
         """Free the device."""
 
 
-def open_backend(name: str, bundle: Bundle, device: str, threads: int | None) -> Backend:
+def open_backend(name: str, bundle: Bundle, precision: str, device: str, threads: int | None) -> Backend:
     """The backend of that name on the device. BackendUnavailable says what is missing and the remedy."""
     if name == "onnxruntime":
+        if precision != "fp32":
+            raise BackendUnavailable(
+                f"precision: found {precision!r}; allowed is fp32 with backend onnxruntime; remedy: backend torch"
+            )
         try:
             from impasto.engine.onnxruntime import OnnxRuntimeBackend
         except ImportError as error:
@@ -43,22 +53,31 @@ def open_backend(name: str, bundle: Bundle, device: str, threads: int | None) ->
         return OnnxRuntimeBackend(bundle, device, threads)
     if name == "torch":
         try:
-            from impasto.engine.torch import TorchBackend
+            from impasto.engine.torch import open_torch
         except ImportError as error:
             raise BackendUnavailable(f"backend torch: {error}; remedy: pip install 'impasto[torch]'") from error
-        return TorchBackend(bundle, device, threads)
+        return open_torch(bundle, precision, device, threads)
     raise BackendUnavailable(f"backend: found {name!r}; allowed is onnxruntime or torch")
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_buckets(run: Callable[[Feeds], Floats], feeds: Feeds, buckets: tuple[int, ...]) -> Floats:
     """Run rows in batches of the fixed sizes `buckets`, the last row repeated to fill one, padding cut off."""
+    results = [run(batch)[:count] for batch, count in padded(feeds, buckets)]
+    return results[0] if len(results) == 1 else np.concatenate(results)
+
+
+def padded(feeds: Feeds, buckets: tuple[int, ...]) -> Iterator[tuple[Feeds, int]]:
+    """The rows as batches of the fixed sizes `buckets`, each with how many of its rows are not padding."""
     rows = len(next(iter(feeds.values())))
-    results = []
     for start in range(0, rows, buckets[-1]):
-        chunk = {name: values[start : start + buckets[-1]] for name, values in feeds.items()}
-        count = len(next(iter(chunk.values())))
+        batch = {name: values[start : start + buckets[-1]] for name, values in feeds.items()}
+        count = len(next(iter(batch.values())))
         missing = next(bucket for bucket in buckets if bucket >= count) - count
         if missing:
-            chunk = {name: np.concatenate([v, np.repeat(v[-1:], missing, axis=0)]) for name, v in chunk.items()}
-        results.append(run(chunk)[:count])
-    return results[0] if len(results) == 1 else np.concatenate(results)
+            batch = {name: np.concatenate([v, np.repeat(v[-1:], missing, axis=0)]) for name, v in batch.items()}
+        yield batch, count

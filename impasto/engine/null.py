@@ -8,11 +8,25 @@ from typing import Any
 
 import numpy as np
 
+from impasto.denoising import refuse_denoising
 from impasto.engine.picture import PictureRequest, Pixels, check_seed
 from impasto.errors import InvalidRequest
 from impasto.export.bundle import Bundle, Manifest, TensorSpec, new_bundle, write_manifest
 
 GREY = 128
+_REFUSED = (
+    ("z", "z"),
+    ("ws", "ws"),
+    ("label", "label"),
+    ("c", "class_vector"),
+    ("psi", "psi"),
+    ("cutoff", "psi_cutoff"),
+    ("noise_mode", "noise_mode"),
+    ("mix", "style_mix"),
+    ("rotation", "rotation"),
+    ("translation", "translation"),
+)
+"""What only other models take: the attribute of a PictureRequest, and the field as callers know it."""
 
 
 class NullEngine:
@@ -31,6 +45,10 @@ class NullEngine:
         if request.seed is None:
             raise InvalidRequest("seeds", "none", "one or more; this model takes nothing else")
         check_seed("seeds", request.seed)
+        for attribute, field in _REFUSED:
+            if (found := getattr(request, attribute)) is not None:
+                raise InvalidRequest(field, found, "nothing; this model takes seeds alone")
+        refuse_denoising(request.denoising)
 
     def describe(self, request: PictureRequest) -> dict[str, Any]:
         return {

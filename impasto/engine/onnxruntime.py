@@ -7,7 +7,6 @@ same bytes (the engine checks that while it warms up). On CUDA rows run in padde
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +14,9 @@ import numpy as np
 import onnxruntime
 
 from impasto.engine.backend import Feeds, in_buckets
-from impasto.engine.picture import Floats
+from impasto.engine.backend import available_cores as available_cores
+from impasto.engine.layer_noise import Noise
+from impasto.engine.picture import Floats, Pixels
 from impasto.errors import BackendUnavailable, BundleError
 from impasto.export.bundle import Bundle
 
@@ -26,16 +27,16 @@ class OnnxRuntimeBackend:
     """Sessions of a bundle's graphs on one device."""
 
     def __init__(self, bundle: Bundle, device: str, threads: int | None) -> None:
-        provider = _provider(device)
+        provider = provider_of(device)
         self._buckets = bundle.manifest.buckets
         self._on_cpu = device == "cpu"
         cores = threads or available_cores()
         paths = {graph: bundle.path / f"{graph}.onnx" for graph in GRAPHS}
-        self._whole = {graph: _session(path, provider, cores) for graph, path in paths.items()}
+        self._whole = {graph: open_session(path, provider, cores) for graph, path in paths.items()}
         self._single: dict[str, onnxruntime.InferenceSession] | None = None
         self._pool: ThreadPoolExecutor | None = None
         if self._on_cpu and cores > 1:
-            self._single = {graph: _session(path, provider, 1) for graph, path in paths.items()}
+            self._single = {graph: open_session(path, provider, 1) for graph, path in paths.items()}
             self._pool = ThreadPoolExecutor(cores, thread_name_prefix="impasto-row")
 
     @property
@@ -54,6 +55,9 @@ class OnnxRuntimeBackend:
         session = self._single[graph]
         return np.concatenate(list(self._pool.map(lambda row: _run(session, row), rows)))
 
+    def pictures(self, ws: Floats, noise: Noise) -> list[Pixels]:
+        return [Pixels(chw=picture) for picture in self.run("synthesis", {"ws": ws, "noise": noise.rows()})]
+
     def one_at_a_time(self) -> None:
         self._buckets = (1,)
         self._single = None
@@ -65,12 +69,8 @@ class OnnxRuntimeBackend:
         self._single = None
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _session(path: Path, provider: str | tuple[str, dict[str, str]], threads: int) -> onnxruntime.InferenceSession:
+def open_session(path: Path, provider: str | tuple[str, dict[str, str]], threads: int) -> onnxruntime.InferenceSession:
+    """A session of the graph; BundleError if it cannot be loaded, BackendUnavailable if the provider cannot start."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -85,7 +85,7 @@ def _session(path: Path, provider: str | tuple[str, dict[str, str]], threads: in
     return session
 
 
-def _provider(device: str) -> str | tuple[str, dict[str, str]]:
+def provider_of(device: str) -> str | tuple[str, dict[str, str]]:
     """The execution provider of a device, "cpu", "cuda" or "cuda:N". BackendUnavailable if it is not there."""
     if device == "cpu":
         return "CPUExecutionProvider"

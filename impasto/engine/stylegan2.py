@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
+from impasto.denoising import refuse_denoising
 from impasto.engine.backend import Backend, open_backend
-from impasto.engine.picture import NOISE_MODES, Floats, PictureRequest, Pixels, check_seed
+from impasto.engine.layer_noise import Noise
+from impasto.engine.picture import NOISE_MODES, Floats, NoiseMode, PictureRequest, Pixels, check_seed
 from impasto.errors import InvalidRequest
 from impasto.export.bundle import WEIGHTS, Bundle
 from impasto.generators.stylegan2_config import StyleGAN2Config
-from impasto.kernels import philox
 
 MAX_PSI = 10.0
 
@@ -24,17 +25,17 @@ log = logging.getLogger(__name__)
 class StyleGAN2Engine:
     """Runs `mapping` and `synthesis` of a bundle. Safe to call from several threads."""
 
-    def __init__(self, bundle: Bundle, backend: str, device: str, threads: int | None) -> None:
+    def __init__(self, bundle: Bundle, backend: str, precision: str, device: str, threads: int | None) -> None:
         self.manifest = bundle.manifest
         self.digest = bundle.manifest.digest
         self.device = device
-        self.backend = backend
+        # Its name stands for its bytes, which differ by precision.
+        self.backend = backend if precision == "fp32" else f"{backend}-{precision}"
         self.buckets = bundle.manifest.buckets
         self.config = StyleGAN2Config(**bundle.manifest.config)
         self._defaults = {"psi": 1.0, "noise_mode": "const", **bundle.manifest.defaults}
         self._stored_noise = _stored_noise(bundle, self.config)
-        self._no_noise = np.zeros_like(self._stored_noise)
-        self._backend: Backend = open_backend(backend, bundle, device, threads)
+        self._backend: Backend = open_backend(backend, bundle, precision, device, threads)
 
     def check(self, request: PictureRequest) -> None:
         config = self.config
@@ -61,6 +62,7 @@ class StyleGAN2Engine:
                 layers = f"{request.mix.first} to {request.mix.last}"
                 allowed = f"first ≤ last, from 0 to {config.num_ws - 1}"
                 raise InvalidRequest("style_mix.first_layer, last_layer", layers, allowed)
+        refuse_denoising(request.denoising)
 
     def describe(self, request: PictureRequest) -> dict[str, Any]:
         parameters: dict[str, Any] = {"noise_mode": self._noise_mode(request)}
@@ -83,8 +85,7 @@ class StyleGAN2Engine:
         }
 
     def run(self, requests: Sequence[PictureRequest]) -> list[Pixels]:
-        pictures = self._backend.run("synthesis", {"ws": self._ws(requests), "noise": self._noise(requests)})
-        return [Pixels(chw=picture) for picture in pictures]
+        return self._backend.pictures(self._ws(requests), self._noise(requests))
 
     def warm_up(self) -> None:
         """Run every batch size and hold it to the bytes of its rows alone; where one differs, rows run alone."""
@@ -138,18 +139,13 @@ class StyleGAN2Engine:
     def _psi(self, request: PictureRequest) -> float:
         return float(self._defaults["psi"] if request.psi is None else request.psi)
 
-    def _noise_mode(self, request: PictureRequest) -> str:
-        return str(request.noise_mode or self._defaults["noise_mode"])
+    def _noise_mode(self, request: PictureRequest) -> NoiseMode:
+        mode: NoiseMode = request.noise_mode or self._defaults["noise_mode"]
+        return mode
 
-    def _noise(self, requests: Sequence[PictureRequest]) -> Floats:
-        rows = []
-        for request in requests:
-            mode = self._noise_mode(request)
-            if mode == "random":
-                rows.append(philox.normal(request.seed or 0, self.config.noise_size))
-            else:
-                rows.append(self._stored_noise if mode == "const" else self._no_noise)
-        return np.stack(rows)
+    def _noise(self, requests: Sequence[PictureRequest]) -> Noise:
+        modes = tuple(self._noise_mode(request) for request in requests)
+        return Noise(modes, tuple(request.seed or 0 for request in requests), self._stored_noise)
 
     def _check_class(self, request: PictureRequest) -> None:
         classes = self.config.c_dim

@@ -1,4 +1,4 @@
-"""The torch backend: the bundle's weights through the reference kernels, on the CPU or a CUDA device."""
+"""The torch backend: the bundle's weights on the CPU, in float32 or bfloat16, or on a CUDA device."""
 
 from __future__ import annotations
 
@@ -6,49 +6,79 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from impasto.engine.backend import Feeds, in_buckets
-from impasto.engine.picture import Floats
+from impasto.engine.backend import Backend, Feeds, available_cores
+from impasto.engine.cores import Cores
+from impasto.engine.layer_noise import Noise
+from impasto.engine.picture import Floats, Pixels
 from impasto.errors import BackendUnavailable
 from impasto.export.bundle import WEIGHTS, Bundle
 from impasto.generators.stylegan2 import StyleGAN2
 from impasto.generators.stylegan2_config import StyleGAN2Config
-from impasto.generators.stylegan2_frozen import FrozenMapping, FrozenSynthesis
+from impasto.generators.stylegan2_cpu import bfloat16_synthesis, cpu_mapping, float32_synthesis
 
 
-class TorchBackend:
-    """The two networks of a generator in float32. On a CPU rows run one at a time, on CUDA in padded buckets."""
+def open_torch(bundle: Bundle, precision: str, device: str, threads: int | None) -> Backend:
+    """The backend on "cpu", "cuda" or "cuda:N". BackendUnavailable where it is not there, or not in that precision."""
+    where = _device(device)
+    if where.type == "cuda":
+        from impasto.engine.cuda import CudaBackend
 
-    def __init__(self, bundle: Bundle, device: str, threads: int | None) -> None:
-        self._device = _device(device)
-        if threads is not None:
-            torch.set_num_threads(threads)
-        self._buckets = bundle.manifest.buckets if self._device.type == "cuda" else (1,)
-        generator = StyleGAN2(StyleGAN2Config(**bundle.manifest.config))
-        generator.load_state_dict({key: tensor.float() for key, tensor in load_file(bundle.path / WEIGHTS).items()})
-        generator.eval().requires_grad_(False)
+        return CudaBackend(load_generator(bundle), precision, where, bundle.manifest.buckets)
+    return CpuBackend(load_generator(bundle), precision, threads or available_cores())
+
+
+def load_generator(bundle: Bundle) -> StyleGAN2:
+    """The bundle's generator in float32, on the CPU."""
+    generator = StyleGAN2(StyleGAN2Config(**bundle.manifest.config))
+    generator.load_state_dict({key: tensor.float() for key, tensor in load_file(bundle.path / WEIGHTS).items()})
+    return generator.eval().requires_grad_(False)
+
+
+class CpuBackend:
+    """The two networks of a generator, each row by itself: one on all cores, several side by side."""
+
+    def __init__(self, generator: StyleGAN2, precision: str, cores: int) -> None:
         self._networks: dict[str, torch.nn.Module] = {
-            "mapping": FrozenMapping(generator.mapping).to(self._device),
-            "synthesis": FrozenSynthesis(generator.synthesis).to(self._device),
+            "mapping": cpu_mapping(generator.mapping),
+            "synthesis": _synthesis(generator, precision),
         }
+        self._cores = Cores(cores)
 
     @property
     def batches(self) -> tuple[int, ...]:
-        return self._buckets
+        # Every number of rows above one runs as two do.
+        return (1, 2)
 
     def run(self, graph: str, feeds: Feeds) -> Floats:
-        return in_buckets(lambda batch: self._run(graph, batch), feeds, self._buckets)
+        count = len(next(iter(feeds.values())))
+        rows = [{name: values[i : i + 1] for name, values in feeds.items()} for i in range(count)]
+        return np.concatenate(self._cores.run(lambda row: self._run(graph, row), rows))
+
+    def pictures(self, ws: Floats, noise: Noise) -> list[Pixels]:
+        return [Pixels(chw=picture) for picture in self.run("synthesis", {"ws": ws, "noise": noise.rows()})]
 
     def one_at_a_time(self) -> None:
-        self._buckets = (1,)
+        self._cores.one_at_a_time()
 
     def close(self) -> None:
+        self._cores.close()
         self._networks.clear()
 
     @torch.inference_mode()
     def _run(self, graph: str, feeds: Feeds) -> Floats:
-        inputs = {name: torch.from_numpy(np.ascontiguousarray(rows)).to(self._device) for name, rows in feeds.items()}
-        result: Floats = self._networks[graph](**inputs).cpu().numpy()
+        inputs = {name: torch.from_numpy(np.ascontiguousarray(rows)) for name, rows in feeds.items()}
+        result: Floats = self._networks[graph](**inputs).numpy()
         return result
+
+
+def _synthesis(generator: StyleGAN2, precision: str) -> torch.nn.Module:
+    if precision == "fp32":
+        return float32_synthesis(generator.synthesis)
+    if precision != "bf16":
+        raise BackendUnavailable(f"precision: found {precision!r} on cpu; allowed is fp32 or bf16")
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        raise BackendUnavailable("precision: found 'bf16', but this CPU has no AVX-512 for it; remedy: precision fp32")
+    return bfloat16_synthesis(generator.synthesis)
 
 
 def _device(name: str) -> torch.device:

@@ -169,6 +169,7 @@ class Synthesis(nn.Module):
     ) -> Tensor:
         """Make the pictures; with `half` the highest `num_fp16_res` resolutions compute in that dtype."""
         maps = iter(split_noise(noise, self.config))
+        taps = upfirdn.binomial_filter(ws.dtype, ws.device)
         picture: Tensor | None = None
         x = ws.new_empty(0)
         for index, (resolution, block) in enumerate(self.blocks):
@@ -181,7 +182,7 @@ class Synthesis(nn.Module):
                 x = block.conv0(x.to(dtype), ws[:, 2 * index - 1], next(maps), up_form)
                 x = block.conv1(x, ws[:, 2 * index], next(maps))
             rgb = block.torgb(x, ws[:, 2 * index + 1]).to(ws.dtype)
-            picture = rgb if picture is None else upfirdn.upsample2(picture, upfirdn.binomial_filter(ws.dtype)) + rgb
+            picture = rgb if picture is None else upfirdn.upsample2(picture, taps) + rgb
         assert picture is not None
         return picture
 

@@ -32,16 +32,16 @@ class FrozenMapping(nn.Module):
         self.depth = mapping.config.mapping_layers
         self.register_buffer("w_avg", mapping.w_avg.detach().clone())
         if mapping.config.c_dim:
-            _constants(self, "embed", *mapping.embed.scaled())
+            constants(self, "embed", *mapping.embed.scaled())
         for index, layer in enumerate(mapping.layers):
-            _constants(self, f"fc{index}", *layer.scaled())
+            constants(self, f"fc{index}", *layer.scaled())
 
     def forward(self, z: Tensor, psi: Tensor, c: Tensor | None = None) -> Tensor:
         x = normalise(z)
         if c is not None:
-            x = torch.cat([x, normalise(_product(self, "embed", c))], dim=1)
+            x = torch.cat([x, normalise(product(self, "embed", c))], dim=1)
         for index in range(self.depth):
-            x = functional.leaky_relu(_product(self, f"fc{index}", x), bias_act.SLOPE) * bias_act.GAIN
+            x = functional.leaky_relu(product(self, f"fc{index}", x), bias_act.SLOPE) * bias_act.GAIN
         return truncate(x, self.get_buffer("w_avg"), psi)
 
 
@@ -93,7 +93,7 @@ class FrozenLayer(nn.Module):
         self.up = layer.up
         self.clamp = layer.clamp
         weight = layer.weight.detach()
-        _constants(self, "affine", *layer.affine.scaled())
+        constants(self, "affine", *layer.affine.scaled())
         self.register_buffer("squares", modulated_conv.squared_weights(weight).t().contiguous())
         folded = weight * bias_act.GAIN
         self.register_buffer("weight", folded.transpose(0, 1).contiguous() if layer.up else folded)
@@ -104,7 +104,7 @@ class FrozenLayer(nn.Module):
             self.register_buffer("blur", (torch.outer(taps, taps) * 4.0).expand(weight.shape[0], 1, -1, -1).clone())
 
     def forward(self, h: Tensor, scale: Tensor, w: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        styles = _product(self, "affine", w)
+        styles = product(self, "affine", w)
         demodulation = (styles.square() @ self.get_buffer("squares") + modulated_conv.EPSILON).rsqrt()
         x = h * (styles * scale)[:, :, None, None]
         if self.up:
@@ -131,12 +131,12 @@ class FrozenToRGB(nn.Module):
         self.as_product = resolution >= MIN_SIDE_OF_RGB_PRODUCT
         gain = 1.0 / math.sqrt(layer.weight.shape[1])
         weight, bias = layer.affine.scaled()
-        _constants(self, "affine", weight * gain, bias * gain)
+        constants(self, "affine", weight * gain, bias * gain)
         self.register_buffer("weight", layer.weight.detach().clone())
         self.register_buffer("bias", layer.bias.detach()[None, :, None, None].clone())
 
     def forward(self, h: Tensor, scale: Tensor, w: Tensor) -> Tensor:
-        styles = _product(self, "affine", w) * scale
+        styles = product(self, "affine", w) * scale
         weight = self.get_buffer("weight")
         if self.as_product:
             # Three outputs: scaling the weights of each sample is far cheaper than scaling its features.
@@ -148,10 +148,12 @@ class FrozenToRGB(nn.Module):
         return rgb if self.clamp is None else rgb.clamp(-self.clamp, self.clamp)
 
 
-def _constants(module: nn.Module, name: str, weight: Tensor, bias: Tensor) -> None:
+def constants(module: nn.Module, name: str, weight: Tensor, bias: Tensor) -> None:
+    """Keep a fully connected layer in a module, ready for `product`."""
     module.register_buffer(f"{name}_weight", weight.detach().t().contiguous())
     module.register_buffer(f"{name}_bias", bias.detach().clone())
 
 
-def _product(module: nn.Module, name: str, x: Tensor) -> Tensor:
+def product(module: nn.Module, name: str, x: Tensor) -> Tensor:
+    """x [N, in] through the layer that `constants` keeps: [N, out]."""
     return x @ module.get_buffer(f"{name}_weight") + module.get_buffer(f"{name}_bias")

@@ -112,7 +112,7 @@ def finish(
 
 @jit
 def _reduction_kernel(
-    partial: tl.tensor,  # float32 [N, SPLITS, P, O]
+    partial: tl.tensor,  # [N, SPLITS, P, O]
     demodulation: tl.tensor,  # this and the next four: see `finish`
     noise: tl.tensor,
     strength: tl.tensor,
@@ -142,8 +142,15 @@ def _reduction_kernel(
     tl.store(out + n * pixels * outputs + o_tile, b_y.to(out.dtype.element_ty), mask=mask)
 
 
+def apply(sums: Tensor, epilogue: Epilogue) -> Tensor:
+    """The equation for sums [N, O, H, W] in channels-last memory, in the same and in their type."""
+    out = torch.empty_like(sums)
+    reduce(sums.permute(0, 2, 3, 1)[:, None], out, epilogue)
+    return out
+
+
 def reduce(partial: Tensor, out: Tensor, epilogue: Epilogue) -> None:
-    """Add partial sums [N, S, H, W, O], float32, in their order, and write the equation's y into `out` [N, O, H, W].
+    """Add partial sums [N, S, H, W, O] in float32, in their order, and write the equation's y into `out` [N, O, H, W].
 
     `out` lies in channels-last memory. Raises ValueError where `epilogue` does not fit.
     """

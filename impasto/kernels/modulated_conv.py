@@ -70,7 +70,7 @@ def convolve(x: Tensor, weight: Tensor, up: str | None) -> Tensor:
         return functional.conv2d(x, weight.to(x.dtype), padding=weight.shape[-1] // 2)
     if up == "transposed":
         y = functional.conv_transpose2d(x, weight.to(x.dtype).transpose(0, 1), stride=2)
-        return upfirdn.reference(y, upfirdn.binomial_filter(weight.dtype).to(y), padding=(1, 1), gain=4.0)
+        return upfirdn.reference(y, upfirdn.binomial_filter(y.dtype, y.device), padding=(1, 1), gain=4.0)
     if up == "folded":
         y = functional.conv2d(x, fold_up_weight(weight).to(x.dtype), padding=1)
         return functional.pixel_shuffle(y, 2)

@@ -165,7 +165,7 @@ def modulated_conv_up(
     check(x, weight, styles, precision)
     n, _, height, width = x.shape
     epilogue.check((n, weight.out_channels, 2 * height, 2 * width))
-    return _blurred(_transposed(x, weight, styles, precision), epilogue)
+    return blurred(_transposed(x, weight, styles, precision), epilogue)
 
 
 def _transposed(x: Tensor, weight: PackedWeight, styles: Tensor, precision: str) -> Tensor:
@@ -198,8 +198,8 @@ def _transposed(x: Tensor, weight: PackedWeight, styles: Tensor, precision: str)
     return sums
 
 
-def _blurred(sums: Tensor, epilogue: Epilogue) -> Tensor:
-    """y for t [N, O, H + 1, W + 1], in channels-last memory and t's type."""
+def blurred(sums: Tensor, epilogue: Epilogue) -> Tensor:
+    """y for t [N, O, H + 1, W + 1] in channels-last memory, in the same and in t's type."""
     n, outputs, height, width = sums.shape[0], sums.shape[1], sums.shape[2] - 1, sums.shape[3] - 1
     out = torch.empty(
         (n, outputs, height, width), dtype=sums.dtype, device=sums.device, memory_format=torch.channels_last

@@ -30,7 +30,7 @@ def reference(
     """The picture [N, O, H, W], in the dtype of styles; the convolution is computed in that of x."""
     y = modulated_conv.reference(x, weight, styles, demodulate=False)
     y = bias_act.reference(y, bias, linear=True, clamp=clamp).to(styles.dtype)
-    return y if skip is None else upfirdn.upsample2(skip, upfirdn.binomial_filter(skip.dtype).to(skip)) + y
+    return y if skip is None else upfirdn.upsample2(skip, upfirdn.binomial_filter(skip.dtype, skip.device)) + y
 
 
 @jit

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from benchmarks.closeness import disagreement
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import card, clock, layers, run, suites
+from benchmarks.gpu import card, clock, layers, run, suites, tuning
 from benchmarks.gpu.case import Case, Suite, failure, pure
 from benchmarks.gpu.clock import Floor, Ways
-from impasto.kernels import modulated_conv
+from impasto.kernels import modulated_conv, routing
 
 CPU = torch.device("cpu")
 FLOOR = Floor(copied=1e12, multiplied=1e15, smallest=0.001)
@@ -64,9 +64,11 @@ def _timings(suite: Suite, shape: tuple[int, ...], broken: set[str]) -> list[run
 
 
 def test_a_row_has_times_of_both_forms_and_the_fastest_rival_of_a_kind() -> None:
-    found = _timings(SUITES["modulated_conv_up"], (4, 6, 1, 2), broken={"folded tf32", "transposed tf32"})
-    verdicts, rows = found[:4], found[4:]
-    assert all(isinstance(verdict, run.Verdict) and verdict.wrong is None for verdict in verdicts)
+    others = {"folded tf32", "transposed tf32", "cudnn folded", "cudnn transposed"}
+    found = _timings(SUITES["modulated_conv_up"], (4, 6, 1, 2), broken=others)
+    verdicts, rows = found[:6], found[6:]
+    ours = [verdict for verdict in verdicts if isinstance(verdict, run.Verdict) and "cudnn" not in verdict.form]
+    assert [verdict.wrong for verdict in ours] == [None] * 4
     folded, transposed = (row for row in rows if isinstance(row, dict))
     assert (folded["form"], folded["routed"]) == ("folded", True)
     assert (transposed["form"], transposed["routed"]) == ("transposed", False)
@@ -157,7 +159,9 @@ def test_what_is_not_written_differs_in_a_batch_or_cannot_run_is_seen() -> None:
     assert failure(case, pure(raising)) == "RuntimeError: out of registers"
 
 
-@pytest.mark.parametrize("kernel", ["modulated_conv", "modulated_conv_up", "to_rgb", "bias_act", "to_image", "upfirdn"])
+@pytest.mark.parametrize(
+    "kernel", ["modulated_conv", "modulated_conv_up", "to_rgb", "bias_act", "to_image", "upfirdn", "stylegan2"]
+)
 def test_rivals_do_what_the_kernel_does(kernel: str) -> None:
     suite = SUITES[kernel]
     case = suite.build(2, torch.float32, CPU, *suite.checked[0])
@@ -190,3 +194,86 @@ def test_weights_of_layers_are_exact_in_every_type() -> None:
         folded = modulated_conv.fold_up_weight(layer.weight)
         assert torch.equal(folded.to(dtype).float(), folded)
         assert torch.equal(layer.styles.to(dtype).float(), layer.styles)
+
+
+@pytest.mark.parametrize("kernel", ["modulated_conv", "modulated_conv_up", "stylegan2"])
+def test_every_form_is_right_at_its_smallest_shape(kernel: str) -> None:
+    suite = dataclasses.replace(SUITES[kernel], checked=SUITES[kernel].checked[:1])
+    verdicts = list(run.checks(suite, CPU, (torch.float16,)))
+    assert {verdict.form for verdict in verdicts} == {
+        "modulated_conv": {"plain", "cudnn"},
+        "modulated_conv_up": {"folded", "transposed", "cudnn folded", "cudnn transposed"},
+        "stylegan2": {""},
+    }[kernel]
+    assert [verdict.wrong for verdict in verdicts] == [None] * len(verdicts)
+
+
+def test_a_library_whose_rows_depend_on_the_batch_is_not_taken_and_no_fault(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def checks(suite: Suite, *arguments: object) -> list[run.Verdict]:
+        wrongs = {"plain": None, "cudnn": "row 0 alone has other bits than in a batch of 3"}
+        return [run.Verdict(suite.kernel, form, "3×4×4", wrong) for form, wrong in wrongs.items()]
+
+    monkeypatch.setattr(run, "checks", checks)
+    assert command.main(["--dry-run", "--only", "modulated_conv"]) == 0
+    assert "modulated_conv cudnn 3×4×4: not taken: row 0 alone" in capsys.readouterr().out
+
+
+def _row(form: str, batch: int, ms: float) -> run.Row:
+    row = {"kernel": "modulated_conv_up", "shape": "512×256×64×64", "dtype": "float16", "batch": batch}
+    return row | {"form": form, "ms": ms, "routed": form == "transposed"}
+
+
+def test_the_table_has_the_form_that_is_fastest_over_all_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routing, "CONFIGS", tmp_path)
+    rows = [_row("transposed", 1, 1.0), _row("transposed", 8, 8.0), _row("cudnn folded", 1, 2.0)]
+    rows += [_row("cudnn folded", 8, 3.0), _row("folded", 1, 0.1)]
+    unrouted = _row("folded", 1, 0.0) | {"kernel": "to_rgb"}
+    times = tuning.measured([*rows, unrouted, _row("folded", 8, 0.0) | {"dtype": "float32"}])
+    key = "512→256 up 64×64"
+    assert tuning.fastest(times) == {key: "cudnn folded"}
+    tuning.mark([*rows, unrouted], tuning.fastest(times))
+    assert [row["form"] for row in rows if row["routed"]] == ["cudnn folded"] * 2
+    assert unrouted["routed"] is False
+    path = tuning.write_table("NVIDIA H200", times)
+    assert path == tmp_path / "nvidia-h200.json"
+    assert routing.read_table("NVIDIA H200") == {key: "cudnn folded"}
+    assert json.loads(path.read_text())["ms"][key]["transposed"] == {"1": 1.0, "8": 8.0}
+
+
+def test_a_whole_run_writes_the_table_before_it_times_the_generator(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Card 9000")
+    monkeypatch.setattr(clock, "graph_clock", lambda device, runs: argparse.Namespace(runs=runs))
+    monkeypatch.setattr(clock, "measured_floor", lambda device, clock: FLOOR)
+    monkeypatch.setattr(card, "card", lambda device: {"name": "Card 9000"})
+    monkeypatch.setattr(card, "RESULTS", tmp_path)
+    monkeypatch.setattr(routing, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(run, "checks", lambda *arguments: [])
+    tables = []
+
+    def timings(suite: Suite, *arguments: object, **options: object) -> list[run.Row]:
+        tables.append((suite.kernel, routing.read_table("Card 9000")))
+        if suite.kernel != "modulated_conv_up":
+            return []
+        return [
+            _row(form, batch, ms) | {"floor_ms": 0.1, "ratios": {}}
+            for form, ms in (("folded", 1.0), ("transposed", 2.0))
+            for batch in (1, 8)
+        ]
+
+    monkeypatch.setattr(run, "timings", timings)
+    options = argparse.Namespace(device="cpu", quick=False, compile=False, only=None)
+    assert command._measure([*suites.LAYERS, SUITES["stylegan2"]], options) == 0
+    assert tables == [
+        ("modulated_conv", {}),
+        ("modulated_conv_up", {}),
+        ("stylegan2", {"512→256 up 64×64": "folded"}),
+    ]
+    written = json.loads((tmp_path / "card-9000.json").read_text())
+    assert [row["form"] for row in written["rows"] if row["routed"]] == ["folded"] * 2

@@ -73,6 +73,23 @@ def test_an_unknown_backend_is_refused(models: Path) -> None:
         impasto.load("null", models=models, backend="tpu")
 
 
+@pytest.mark.parametrize(
+    ("parameters", "line"),
+    [
+        ({"psi": 0.5}, "psi: found 0.5; allowed is nothing; this model takes seeds alone"),
+        ({"label": 1}, "label: found 1; allowed is nothing"),
+        ({"noise_mode": "none"}, "noise_mode: found 'none'; allowed is nothing"),
+        ({"style_mix": (1, 0, 1)}, "style_mix: found StyleMix(seed=1, first=0, last=1); allowed is nothing"),
+        ({"steps": 30}, "steps: found 30; allowed is nothing; this model makes a picture in one call"),
+        ({"latent": np.zeros((2, 1, 1, 1))}, "latent: found '2 latents'; allowed is one"),
+    ],
+)
+def test_what_the_null_model_does_not_take_is_refused(models: Path, parameters: Any, line: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        impasto.load("null", models=models).generate(seeds=1, **parameters)
+    assert str(refused.value).startswith(line)
+
+
 def test_what_the_model_cannot_make_is_refused_before_anything_runs(models: Path) -> None:
     events: list[Event] = []
     with pytest.raises(InvalidRequest):
