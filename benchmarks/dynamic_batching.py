@@ -12,12 +12,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import random
-import re
-import subprocess
-import sys
-import tempfile
 from collections import Counter
-from pathlib import Path
 from statistics import mean, median, quantiles
 from time import perf_counter
 from typing import Any
@@ -27,6 +22,7 @@ import psutil
 import typer
 
 from benchmarks.report import show, write
+from benchmarks.serving import serving
 from impasto.api.impasto.v1 import generation_pb2 as pb
 from impasto.api.impasto.v1.generation_pb2_grpc import GenerationServiceStub
 
@@ -47,17 +43,8 @@ class Call:
 
 def main(model: str = "starry", seconds: float = 15.0, max_queue: int = 64, seed: int = 1) -> None:
     """Load the server of MODEL for SECONDS at each rate, with a queue of MAX_QUEUE pictures."""
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "server.toml"
-        config.write_text(f"[batching]\nmax_queue = {max_queue}\n")
-        options = ["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--load", model]
-        command = [sys.executable, "-m", "impasto.cli", "serve", *options, "--config", str(config)]
-        server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        try:
-            rows = asyncio.run(_measure(server, model, seconds, seed))
-        finally:
-            server.terminate()
-            server.wait()
+    with serving(model, f"[batching]\nmax_queue = {max_queue}\n") as (address, process):
+        rows = asyncio.run(_measure(address, psutil.Process(process), model, seconds, seed))
     show(f"{model}, open-loop Poisson load", rows)
     capacity, *rates = (row["pictures/s"] for row in rows)
     print(f"throughput under overload is {100 * rates[-1] / max(rates):.1f} % of the peak over the loads,")
@@ -65,9 +52,10 @@ def main(model: str = "starry", seconds: float = 15.0, max_queue: int = 64, seed
     print(write("dynamic_batching", rows, model=model, seconds=seconds, max_queue=max_queue))
 
 
-async def _measure(server: subprocess.Popen[str], model: str, seconds: float, seed: int) -> list[dict[str, Any]]:
-    address = _address(server)
-    process, rng = psutil.Process(server.pid), random.Random(seed)
+async def _measure(
+    address: str, process: psutil.Process, model: str, seconds: float, seed: int
+) -> list[dict[str, Any]]:
+    rng = random.Random(seed)
     async with grpc.aio.insecure_channel(address) as channel:
         stub = GenerationServiceStub(channel)
         await _closed_loop(stub, model, seconds / 3)
@@ -142,15 +130,6 @@ def _row(calls: list[Call], elapsed: float, process: psutil.Process, before: int
 
 def _request(model: str, seed: int) -> pb.GenerateRequest:
     return pb.GenerateRequest(model=model, seeds=[seed], format=pb.IMAGE_FORMAT_RAW_UINT8)
-
-
-def _address(server: subprocess.Popen[str]) -> str:
-    """The address that the server logs once it serves."""
-    assert server.stderr is not None
-    for line in server.stderr:
-        if found := re.search(r"serving on (\S+)", line):
-            return found.group(1)
-    raise SystemExit("the server did not start")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ NOISE_SOURCES: tuple[NoiseSource, ...] = get_args(NoiseSource)
 MAX_STEPS = 1000
 MAX_PROMPT = 10_000
 MAX_GUIDANCE = 100.0
+MAX_SIDE = 65_536
 PictureLike = Picture | Bytes | bytes | str | Path
 
 
@@ -30,11 +31,12 @@ class DenoisingParameters(TypedDict, total=False):
     prompt, negative_prompt: texts, of a model that has a text encoder.
     steps: 1 to 1000.  sampler: a name of `impasto.sampling.SAMPLERS`.  eta: of "ddim", 0 (the default) to 1.
     guidance_scale: classifier-free guidance, 1 none; guidance_rescale: 0 to 1, back to the unguided contrast.
-    image: where to start from, a picture of the model's size (a path, the bytes of a file, uint8 [H, W, 3] or a
+    width, height: pixels, of models that make more sizes than their usual one; the image's where there is one.
+    image: where to start from, a picture of that size (a path, the bytes of a file, uint8 [H, W, 3] or a
     Picture), and strength: how much of it is made anew, above 0 to 1; mask: white where the picture is made anew.
     latent: the noise to start from instead of the seed's, float32 [C, h, w] or [N, C, h, w], standard normal.
     noise: "impasto" (the same on every device and in every batch), or "torch": what diffusers makes of a seed.
-    preview_every: a picture of how it looks so far every so many steps, in the events; 0: none.
+    preview_every: a picture of how it looks so far every so many model calls, in the events; 0: none.
     """
 
     prompt: str | None
@@ -44,6 +46,8 @@ class DenoisingParameters(TypedDict, total=False):
     eta: float | None
     guidance_scale: float | None
     guidance_rescale: float | None
+    width: int | None
+    height: int | None
     image: PictureLike | None
     strength: float | None
     mask: PictureLike | None
@@ -63,6 +67,8 @@ class Denoising:
     eta: float | None = None
     guidance_scale: float | None = None
     guidance_rescale: float | None = None
+    width: int | None = None
+    height: int | None = None
     image: Bytes | None = None
     strength: float | None = None
     mask: Bytes | None = None
@@ -84,6 +90,10 @@ class Denoising:
         _check_range("strength", self.strength, 0.0, 1.0)
         if self.strength == 0.0:
             raise InvalidRequest("strength", 0.0, "above 0, to 1")
+        for field in ("width", "height"):
+            side = getattr(self, field)
+            if side is not None and not 1 <= side <= MAX_SIDE:
+                raise InvalidRequest(field, side, f"1 to {MAX_SIDE}")
         if self.noise is not None and self.noise not in NOISE_SOURCES:
             raise InvalidRequest("noise", self.noise, f"one of {', '.join(NOISE_SOURCES)}")
         if not 0 <= self.preview_every <= MAX_STEPS:
@@ -122,7 +132,7 @@ def denoising(parameters: Mapping[str, Any]) -> Denoising | None:
     }
     if not given:
         return None
-    for name in ("steps", "preview_every"):
+    for name in ("steps", "width", "height", "preview_every"):
         if name in given:
             given[name] = _whole(name, given[name])
     for name in ("eta", "guidance_scale", "guidance_rescale", "strength"):
@@ -175,4 +185,4 @@ def _single(value: float) -> float:
 
 def _check_range(field: str, value: float | None, low: float, high: float) -> None:
     if value is not None and not (math.isfinite(value) and low <= value <= high):
-        raise InvalidRequest(field, value, f"{low:g} to {high:g}")
+        raise InvalidRequest(field, float(str(np.float32(value))), f"{low:g} to {high:g}")

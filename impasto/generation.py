@@ -31,6 +31,7 @@ class Parameters(DenoisingParameters, total=False):
     psi: truncation, 1 none, 0 the average picture; psi_cutoff: only the first layers, that many of num_ws.
     noise_mode: "const", "random" (from the seed) or "none".
     style_mix: (seed, first, last): the styles of layers first to last, both included, from another seed.
+    rotation: degrees counter-clockwise, and translation: (x, y) in picture widths, right and down, of StyleGAN3 models.
     format: "uint8" pictures (the default), "float32" for `image_float`, or files: "png", "jpeg", "webp".
     quality: of JPEG and WebP files, 1 to 100; 100 is lossless WebP.
     What diffusion models take besides: `impasto.denoising.DenoisingParameters`.
@@ -46,6 +47,8 @@ class Parameters(DenoisingParameters, total=False):
     psi_cutoff: int | None
     noise_mode: NoiseMode | None
     style_mix: tuple[int, int, int] | None
+    rotation: float | None
+    translation: tuple[float, float] | None
     format: OutputFormat
     quality: int
 
@@ -63,6 +66,8 @@ class Generation:
     psi_cutoff: int | None = None
     noise_mode: NoiseMode | None = None
     style_mix: tuple[int, int, int] | None = None
+    rotation: float | None = None
+    translation: tuple[float, float] | None = None
     format: OutputFormat = "uint8"
     quality: int = 0
     denoising: Denoising | None = None
@@ -91,6 +96,7 @@ def generation(**parameters: Unpack[Parameters]) -> Generation:
     if not 0 <= quality <= 100:
         raise InvalidRequest("quality", quality, "1 to 100, or 0 for the default")
     psi, vector, mix = parameters.get("psi"), parameters.get("class_vector"), parameters.get("style_mix")
+    rotation, translation = parameters.get("rotation"), parameters.get("translation")
     return Generation(
         seeds=_seeds(parameters.get("seeds"), parameters.get("count")),
         z=_latents("z", parameters.get("z"), 2),
@@ -101,6 +107,8 @@ def generation(**parameters: Unpack[Parameters]) -> Generation:
         psi_cutoff=_optional("psi_cutoff", parameters.get("psi_cutoff")),
         noise_mode=noise_mode,
         style_mix=None if mix is None else _style_mix(mix),
+        rotation=None if rotation is None else _single(rotation),
+        translation=None if translation is None else _translation(translation),
         format=output,
         quality=quality,
         denoising=denoising(parameters),
@@ -157,6 +165,13 @@ def _style_mix(mix: tuple[int, int, int]) -> tuple[int, int, int]:
         raise InvalidRequest("style_mix", mix, "(seed, first layer, last layer)")
     seed, first, last = mix
     return _seed("style_mix", seed), _integer("style_mix", first), _integer("style_mix", last)
+
+
+def _translation(translation: tuple[float, float]) -> tuple[float, float]:
+    if len(translation) != 2:
+        raise InvalidRequest("translation", translation, "(x, y)")
+    x, y = translation
+    return _single(x), _single(y)
 
 
 def _single(value: float) -> float:

@@ -36,8 +36,31 @@ def test_the_command_loads_neither_numpy_nor_grpc_before_it_runs() -> None:
     assert not modules_after("import impasto.cli") & {"numpy", "grpc", "PIL"}
 
 
-def test_making_pictures_in_process_with_onnxruntime_never_loads_torch() -> None:
-    assert "torch" not in modules_after("import impasto.engine.generator, impasto.engine.stylegan2")
+@pytest.mark.parametrize(
+    "modules",
+    [
+        "impasto.engine.generator, impasto.engine.stylegan2",
+        "impasto.engine.generator, impasto.engine.diffusion",
+        "impasto.server.server, impasto.server.stepped",
+    ],
+)
+def test_making_and_serving_pictures_with_onnxruntime_never_loads_torch(modules: str) -> None:
+    assert not modules_after(f"import {modules}") & {"torch", "triton", "onnx", "diffusers", "transformers"}
+
+
+def test_a_diffusion_model_makes_a_picture_without_torch() -> None:
+    code = "import impasto; impasto.load('starry-ddpm').generate(seeds=1, steps=2, sampler='euler_a')"
+    assert not modules_after(code) & {"torch", "triton", "onnx", "diffusers", "transformers", "tokenizers"}
+
+
+def test_schedulers_are_plain_python() -> None:
+    assert not modules_after("import impasto.scheduling") & (HEAVY | {"numpy", "grpc"})
+
+
+def test_samplers_need_numpy_alone() -> None:
+    loaded = modules_after("import impasto.sampling, impasto.sampling.step")
+    assert "numpy" in loaded
+    assert not loaded & (HEAVY | {"grpc", "diffusers"})
 
 
 def test_the_package_names_its_public_parts_and_no_others() -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 import impasto
 from benchmarks.tables import README, with_tables
 from impasto.server.config import load_config
+from tests.generators.tiny_pipelines import save_tiny
 from tests.support.generators import TINY, random_generator
 from tests.support.official_pickle import official_networks, pickled
 
@@ -23,16 +24,16 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 
 
 def test_the_readme_has_the_snippets_that_this_module_runs() -> None:
-    assert [language for language, _ in BLOCKS] == ["bash"] * 4 + ["toml"] + ["python"] * 4
+    assert [language for language, _ in BLOCKS] == ["bash"] * 7 + ["toml"] + ["python"] * 6
 
 
 def test_the_tables_are_those_that_the_benchmarks_wrote() -> None:
-    assert TEXT.count("<!-- table:") == 3
+    assert TEXT.count("<!-- table:") == 8
     assert with_tables(TEXT) == TEXT
 
 
 def test_the_configuration_is_one_that_the_server_takes(tmp_path: Path) -> None:
-    (tmp_path / "server.toml").write_text(BLOCKS[4][1])
+    (tmp_path / "server.toml").write_text(BLOCKS[7][1])
     config = load_config(tmp_path / "server.toml")
     assert config.batching.max_queue_delay_ms == 5
     assert config.tls is not None
@@ -52,6 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the reader is: with a checkpoint and a painting of its own."""
     folder = tmp_path_factory.mktemp("reader")
     (folder / "network-snapshot.pkl").write_bytes(pickled(official_networks(random_generator(TINY))))
+    save_tiny("sd15", folder / "my-pipeline")
     (folder / "paintings").mkdir()
     noise = Image.effect_noise((96, 64), 80).convert("RGB")
     noise.save(folder / "paintings" / "noise.png")
@@ -72,28 +74,40 @@ def run(code: list[str], folder: Path) -> None:
 def script(index: int, ports: tuple[str, str]) -> str:
     """A snippet on free ports, and with training cut short: what it says is run, not how long."""
     code = BLOCKS[index][1].replace("8001", ports[0]).replace("8002", ports[1])
-    return code.replace("--pictures 100000", "--pictures 64 --resolution 16 --grow-pictures 32")
+    code = code.replace("runs/mine --pictures 100000", "runs/mine --pictures 64 --resolution 16 --grow-pictures 32")
+    return code.replace("runs/dabs --pictures 100000", "runs/dabs --pictures 16 --resolution 16")
 
 
-@pytest.mark.parametrize("index", [0, 1, 2])
+MADE = {
+    0: ["seven.png", "pictures", "sheet.png", "mixed.webp"],
+    1: ["dabs.png", "again.png"],
+    2: ["mine.png"],
+    3: ["night.png"],
+    4: ["runs/mine/sheet_final.png"],
+    5: ["runs/dabs/sheet_final.png", "data/impasto/models/dabs/1/denoiser.onnx"],
+}
+
+
+@pytest.mark.parametrize("index", MADE)
 def test_the_commands_run(index: int, folder: Path, ports: tuple[str, str]) -> None:
     run(["bash", "-euc", script(index, ports)], folder)
-    made = {0: ["seven.png", "pictures", "sheet.png", "mixed.webp"], 1: ["mine.png"], 2: ["runs/mine/sheet_final.png"]}
-    assert all((folder / name).exists() for name in made[index])
+    assert all((folder / name).exists() for name in MADE[index])
+    assert not list(folder.glob("*.preview.*"))
 
 
 def test_the_served_snippets_give_the_same_pictures(folder: Path, ports: tuple[str, str], triton_python: Path) -> None:
-    serve, generate = script(3, ports).strip().splitlines()
+    serve, generate = script(6, ports).strip().splitlines()
     command = serve.removesuffix(" &").split()
     server = subprocess.Popen([sys.executable, "-m", "impasto.cli", *command[1:]], cwd=folder)
     try:
         impasto.Client(f"127.0.0.1:{ports[0]}").wait_until_ready(60.0)
         run(["bash", "-euc", generate], folder)
-        for index, python in ((5, sys.executable), (6, sys.executable), (7, sys.executable), (8, triton_python)):
-            run([str(python), "-c", script(index, ports)], folder)
+        for index, python in ((8, None), (9, None), (10, None), (11, None), (12, None), (13, triton_python)):
+            run([str(python or sys.executable), "-c", script(index, ports)], folder)
     finally:
         server.terminate()
         server.wait()
+    assert (folder / "now.png").exists()
     assert (folder / "local1.png").read_bytes() == (folder / "served1.png").read_bytes()
     assert (folder / "local2.png").read_bytes() == (folder / "served2.png").read_bytes()
     assert (folder / "seven-grpc.png").read_bytes() == (folder / "seven.png").read_bytes()

@@ -30,7 +30,8 @@ WeightsPrecision = Literal["fp32", "fp16"]
 
 def import_checkpoint(
     checkpoint: Annotated[
-        Path, typer.Argument(help="StyleGAN2 .pkl (official), .pt (rosinality), .safetensors, or a diffusers folder.")
+        Path,
+        typer.Argument(help="StyleGAN2 or 3 .pkl (official), .pt (rosinality), .safetensors, or a diffusers folder."),
     ],
     name: Annotated[str, typer.Option(help="Name of the model.")],
     models: Destination = None,
@@ -45,7 +46,7 @@ def import_checkpoint(
 
         from impasto.export.bundle import own_models
 
-        publish = _diffusers_folder if checkpoint.is_dir() else _stylegan2_file
+        publish = _diffusers_folder if checkpoint.is_dir() else _stylegan_file
         path = publish(
             checkpoint,
             name=name,
@@ -59,10 +60,12 @@ def import_checkpoint(
     console().print(f"try it: impasto generate {name}" + (f" --models {models}" if models else ""))
 
 
-def _stylegan2_file(checkpoint: Path, **options: Any) -> Path:
+def _stylegan_file(checkpoint: Path, **options: Any) -> Path:
     from impasto.export.bundle import sha256_of
     from impasto.export.publish import publish_stylegan2
+    from impasto.export.publish_stylegan3 import publish_stylegan3
     from impasto.generators.checkpoints import read_checkpoint
+    from impasto.generators.stylegan3_config import StyleGAN3Config
 
     read = read_checkpoint(checkpoint)
     provenance = {
@@ -71,6 +74,8 @@ def _stylegan2_file(checkpoint: Path, **options: Any) -> Path:
         "source": read.source,
         "details": read.details,
     }
+    if isinstance(read.config, StyleGAN3Config):
+        return publish_stylegan3(read.config, read.tensors, provenance=provenance, **options)
     return publish_stylegan2(read.config, read.tensors, provenance=provenance, **options)
 
 

@@ -44,10 +44,17 @@ Sampler = Annotated[str | None, _option(f"One of {', '.join(SAMPLERS)}.", metava
 GuidanceScale = Annotated[float | None, _option("Classifier-free guidance; 1: none.", metavar="X")]
 GuidanceRescale = Annotated[float | None, _option("Back to the unguided contrast: 0 to 1, wholly.", metavar="X")]
 Eta = Annotated[float | None, _option("Noise between the steps of ddim: 0 to 1.", metavar="X")]
-Image = Annotated[Path | None, _option("Start from this picture, of the model's size.", metavar="FILE")]
+Width = Annotated[int | None, _option("Pixels, where the model makes several sizes.", metavar="N")]
+Height = Annotated[int | None, _option("Pixels; unless given the image's, else the model's.", metavar="N")]
+Image = Annotated[Path | None, _option("Start from this picture; it decides the size.", metavar="FILE")]
 Strength = Annotated[float | None, _option("How much of the image is made anew: above 0 to 1.", metavar="X")]
 Mask = Annotated[Path | None, _option("White where the image is made anew.", metavar="FILE")]
 Source = Annotated[NoiseSource | None, _option("What becomes of a seed: Impasto's noise, or torch's as in diffusers.")]
 PreviewEvery = Annotated[
-    int, _option("Show how pictures look every so many steps: FILE.preview.png until the end.", metavar="K")
+    int | None,
+    _option(
+        "Show how pictures look every so many model calls: FILE.preview.png until the end; 0: never.",
+        metavar="K",
+        show_default="a tenth of --steps on a terminal",
+    ),
 ]

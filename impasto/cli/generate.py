@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from impasto.generation import Parameters
 
 MAX_SEEDS = 100_000
+PREVIEWS = 10
+"""Of a picture, where somebody watches who says how many steps it takes."""
 
 
 class Noise(enum.StrEnum):
@@ -46,6 +48,11 @@ def generate(
     mix: Annotated[
         str | None, typer.Option(metavar="SEED:FIRST-LAST", help="The styles of some layers from another seed.")
     ] = None,
+    rotate: Annotated[float | None, typer.Option(help="StyleGAN3: degrees counter-clockwise.")] = None,
+    translate: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="X Y", help="StyleGAN3: picture widths to the right and down, once turned."),
+    ] = None,
     prompt: denoising.Prompt = None,
     negative_prompt: denoising.NegativePrompt = None,
     steps: denoising.Steps = None,
@@ -53,11 +60,13 @@ def generate(
     guidance_scale: denoising.GuidanceScale = None,
     guidance_rescale: denoising.GuidanceRescale = None,
     eta: denoising.Eta = None,
+    width: denoising.Width = None,
+    height: denoising.Height = None,
     image: denoising.Image = None,
     strength: denoising.Strength = None,
     mask: denoising.Mask = None,
     noise_source: denoising.Source = None,
-    preview_every: denoising.PreviewEvery = 0,
+    preview_every: denoising.PreviewEvery = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR|FILE", help="Where to write; here unless given, or a sheet only.")
     ] = None,
@@ -88,6 +97,8 @@ def generate(
         "noise_mode": None if noise is None else noise.value,
         "label": label,
         "style_mix": None if mix is None else parse_mix(mix),
+        "rotation": rotate,
+        "translation": translate,
         "format": "float32" if output.format is Format.float32 else "uint8",
         "prompt": prompt,
         "negative_prompt": negative_prompt,
@@ -96,11 +107,15 @@ def generate(
         "guidance_scale": guidance_scale,
         "guidance_rescale": guidance_rescale,
         "eta": eta,
+        "width": width,
+        "height": height,
         "image": image,
         "strength": strength,
         "mask": mask,
         "noise": None if noise_source is None else noise_source.value,
     }
+    if preview_every is None and steps and console().is_terminal:
+        preview_every = max(1, steps // PREVIEWS)
     if preview_every:
         parameters["preview_every"] = preview_every
 

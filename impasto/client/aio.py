@@ -14,7 +14,9 @@ import grpc
 from impasto.api.impasto.v1 import models_pb2
 from impasto.api.impasto.v1.generation_pb2_grpc import GenerationServiceStub
 from impasto.api.impasto.v1.models_pb2_grpc import ModelServiceStub
+from impasto.client.aio_session import AsyncSession
 from impasto.client.channel import Tls, channel_options
+from impasto.client.frames import Frames
 from impasto.client.messages import HEALTH_CHECK, HEALTH_REQUEST, HEALTH_SERVING, generate_request, read_pictures
 from impasto.client.models import ModelInfo, read_model
 from impasto.client.retry import DEFAULT_RETRIES, Retries, RetryPolicy
@@ -105,6 +107,13 @@ class AsyncClient:
             finally:
                 call.cancel()
             await asyncio.sleep(delay)
+
+    def explore(
+        self, model: str, *, version: str = "", priority: int = 0, timeout: float | None = None
+    ) -> AsyncSession:
+        """See `Client.explore`."""
+        frames = Frames(model, version, priority, self.target)
+        return AsyncSession(self._generation.Explore, frames, self.target, timeout)
 
     async def models(self) -> list[ModelInfo]:
         """See `Client.models`."""

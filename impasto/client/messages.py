@@ -63,6 +63,8 @@ def generate_request(model: str, version: str, priority: int, wanted: Generation
             format=_FORMATS[wanted.format],
             quality=wanted.quality,
             priority=priority,
+            rotation=wanted.rotation,
+            translation=None if wanted.translation is None else _translation(wanted.translation),
             denoising=None if wanted.denoising is None else _denoising(wanted.denoising),
         )
         if wanted.style_mix is not None:
@@ -98,6 +100,11 @@ def read_timing(message: pb.Timing) -> Done:
     return Done(message.queue_ms, message.execute_ms, message.encode_ms, tuple(message.batch_sizes))
 
 
+def _translation(wanted: tuple[float, float]) -> pb.Translation:
+    x, y = wanted
+    return pb.Translation(x=x, y=y)
+
+
 def _denoising(wanted: Denoising) -> pb.Denoising:
     return pb.Denoising(
         prompt=wanted.prompt,
@@ -107,6 +114,8 @@ def _denoising(wanted: Denoising) -> pb.Denoising:
         eta=wanted.eta,
         guidance_scale=wanted.guidance_scale,
         guidance_rescale=wanted.guidance_rescale,
+        width=wanted.width,
+        height=wanted.height,
         image=_file(wanted.image),
         strength=wanted.strength,
         mask=_file(wanted.mask),

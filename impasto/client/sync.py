@@ -13,9 +13,11 @@ from impasto.api.impasto.v1 import models_pb2
 from impasto.api.impasto.v1.generation_pb2_grpc import GenerationServiceStub
 from impasto.api.impasto.v1.models_pb2_grpc import ModelServiceStub
 from impasto.client.channel import Tls, channel_options
+from impasto.client.frames import Frames
 from impasto.client.messages import HEALTH_CHECK, HEALTH_REQUEST, HEALTH_SERVING, generate_request, read_pictures
 from impasto.client.models import ModelInfo, read_model
 from impasto.client.retry import DEFAULT_RETRIES, Retries, RetryPolicy
+from impasto.client.session import Session
 from impasto.client.statuses import error_of
 from impasto.client.stream import StreamReader
 from impasto.errors import DeadlineExceeded, Unavailable
@@ -113,6 +115,15 @@ class Client:
             finally:
                 call.cancel()
             time.sleep(delay)
+
+    def explore(self, model: str, *, version: str = "", priority: int = 0, timeout: float | None = None) -> Session:
+        """A session for interactive use: send parameters as they change, and take frames; see `Session`.
+
+        `timeout` in seconds bounds the whole session; None: no limit, whatever the client's own. Nothing is tried
+        again.
+        """
+        frames = Frames(model, version, priority, self.target)
+        return Session(self._generation.Explore, frames, self.target, timeout)
 
     def models(self) -> list[ModelInfo]:
         """All models of the server, loaded or not."""

@@ -13,6 +13,7 @@ import numpy as np
 from impasto.denoising import Denoising
 from impasto.engine.picture import PictureRequest
 from impasto.engine.sessions import Array, Sessions
+from impasto.engine.sizes import Size
 from impasto.errors import BackendUnavailable, BundleError, InvalidRequest
 
 if TYPE_CHECKING:
@@ -37,17 +38,21 @@ class Prompts:
         self._cache: OrderedDict[str, Condition] = OrderedDict()
         self._lock = threading.Lock()
 
-    def embed(self, prompt: str, *, negative: bool = False) -> Condition:
-        """What the denoiser takes for this text; `negative` where it is what the picture is guided away from."""
+    def embed(self, prompt: str | None, *, negative: bool = False) -> Condition:
+        """What the denoiser takes for this text, the empty one for None.
+
+        `negative` where it is what the picture is guided away from: there some models have zeros for None.
+        """
+        text = prompt or ""
         with self._lock:
-            if prompt in self._cache:
-                self._cache.move_to_end(prompt)
+            if text in self._cache:
+                self._cache.move_to_end(text)
             else:
-                self._cache[prompt] = self._encode(prompt)
+                self._cache[text] = self._encode(text)
                 if len(self._cache) > CACHED_PROMPTS:
                     self._cache.popitem(last=False)
-            found = self._cache[prompt]
-        if negative and not prompt and self._zero_negative:
+            found = self._cache[text]
+        if prompt is None and negative and self._zero_negative:
             return {name: np.zeros_like(values) for name, values in found.items()}
         return found
 
@@ -64,8 +69,7 @@ class Conditioner:
         self.prompts = Prompts(folder, text, sessions) if text else None
         self.classes = int(config.get("classes") or 0)
         self._null_class = config.get("null_class")
-        self._sizes = "time_ids" in config["denoiser_inputs"]
-        self._side = [side * int(config.get("scale", 1)) for side in config["latent"][1:]]
+        self._tells_size = "time_ids" in config["denoiser_inputs"]
 
     @property
     def can_guide(self) -> bool:
@@ -84,19 +88,20 @@ class Conditioner:
         if request.label is not None and not 0 <= request.label < self.classes:
             raise InvalidRequest("label", request.label, f"an integer from 0 to {self.classes - 1}")
 
-    def conditions(self, request: PictureRequest, guided: bool) -> list[Condition]:
-        """The conditional inputs, and the unconditional ones too if `guided`."""
+    def conditions(self, request: PictureRequest, size: Size, guided: bool) -> list[Condition]:
+        """The conditional inputs of a picture of that size, and the unconditional ones too if `guided`."""
         wanted = request.denoising or Denoising()
-        conditions = [self._condition(wanted.prompt, request.label or 0)]
+        conditions = [self._condition(wanted.prompt, size, request.label or 0)]
         if guided:
-            conditions.append(self._condition(wanted.negative_prompt, self._null_class, negative=True))
+            conditions.append(self._condition(wanted.negative_prompt, size, self._null_class, negative=True))
         return conditions
 
-    def _condition(self, prompt: str | None, label: int | None, *, negative: bool = False) -> Condition:
-        condition = dict(self.prompts.embed(prompt or "", negative=negative)) if self.prompts else {}
-        if self._sizes:
-            # Original size, crop and target size (Podell et al. 2023, section 2.2).
-            condition["time_ids"] = np.array([[*self._side, 0, 0, *self._side]], np.float32)
+    def _condition(self, prompt: str | None, size: Size, label: int | None, *, negative: bool = False) -> Condition:
+        condition = dict(self.prompts.embed(prompt, negative=negative)) if self.prompts else {}
+        if self._tells_size:
+            # Original size, crop and target size (Podell et al. 2023, section 2.2), each height first.
+            sides = (size.height, size.width)
+            condition["time_ids"] = np.array([[*sides, 0, 0, *sides]], np.float32)
         if self.classes:
             condition["class_labels"] = np.array([label or 0], np.int64)
         return condition

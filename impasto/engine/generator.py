@@ -142,6 +142,8 @@ def _requests(wanted: Generation) -> list[PictureRequest]:
         cutoff=wanted.psi_cutoff,
         noise_mode=wanted.noise_mode,
         mix=StyleMix(*wanted.style_mix) if wanted.style_mix else None,
+        rotation=wanted.rotation,
+        translation=wanted.translation,
     )
     if wanted.z is not None:
         requests = [dataclasses.replace(shared, z=row) for row in wanted.z]

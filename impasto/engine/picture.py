@@ -30,8 +30,9 @@ class PictureRequest:
     """One picture: exactly one of seed, z [z_dim] and ws [num_ws, w_dim]; the rest has defaults (None: the model's).
 
     `label` is a class index, `c` a class vector [c_dim]; `psi` with `cutoff` truncates the first `cutoff` layers
-    (None: all); `noise_mode` "random" draws from the seed (0 if there is none). `denoising` is for diffusion models
-    only, and its `latent` here is one picture's, [1, C, h, w].
+    (None: all); `noise_mode` "random" draws from the seed (0 if there is none). `rotation` in degrees counter-clockwise
+    and `translation` (x, y) in picture widths are for StyleGAN3 only. `denoising` is for diffusion models only, and its
+    `latent` here is one picture's, [1, C, h, w].
     """
 
     seed: int | None = None
@@ -43,6 +44,8 @@ class PictureRequest:
     cutoff: int | None = None
     noise_mode: NoiseMode | None = None
     mix: StyleMix | None = None
+    rotation: float | None = None
+    translation: tuple[float, float] | None = None
     denoising: Denoising | None = None
 
 

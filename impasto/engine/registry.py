@@ -52,4 +52,5 @@ def open_engine(
         if precision != PRECISIONS[0]:
             raise BackendUnavailable(f"precision: found {precision!r}; diffusion models run in {PRECISIONS[0]}")
         return DiffusionEngine(bundle, backend or DEFAULT_BACKEND, device, threads)
-    raise BundleError(f"{bundle.path}: family: found {family!r}; this version runs diffusion, null, stylegan2 and stylegan3")
+    known = "diffusion, null, stylegan2 and stylegan3"
+    raise BundleError(f"{bundle.path}: family: found {family!r}; this version runs {known}")

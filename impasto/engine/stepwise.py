@@ -47,7 +47,7 @@ class StepEngine(Engine, Protocol):
     def step(self, rows: Sequence[StepRow]) -> dict[int, Floats]:
         """One model call of every row, of at most `buckets[-1]` model rows; latents of the previews asked for, by slot.
 
-        A row's result does not depend on its batch-mates.
+        All rows are of one group. A row's result does not depend on its batch-mates.
         """
 
     def latent(self, slot: int) -> Floats:
@@ -156,12 +156,15 @@ def run_steps(engine: StepEngine, pool: SlotPool, requests: Sequence[PictureRequ
 def _admit(
     engine: StepEngine, pool: SlotPool, waiting: deque[tuple[int, PictureRequest]], running: list[_Running]
 ) -> None:
-    """Start waiting requests while the model's largest batch has room and a slot is free; at least one must run."""
+    """Start waiting requests while the model's largest batch has room and a slot is free; at least one must run.
+
+    One of another group than those that run waits for them, and those behind it too.
+    """
     room = engine.buckets[-1] - sum(row.work.width for row in running)
     while waiting:
         index, request = waiting[0]
         work = engine.work(request)
-        if running and work.width > room:
+        if running and (work.width > room or work.group != running[0].work.group):
             return
         slot = pool.take(wait=not running)
         if slot is None:

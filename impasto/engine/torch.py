@@ -12,36 +12,47 @@ from impasto.engine.layer_noise import Noise
 from impasto.engine.picture import Floats, Pixels
 from impasto.errors import BackendUnavailable
 from impasto.export.bundle import WEIGHTS, Bundle
+from impasto.generators import stylegan3_frozen
 from impasto.generators.stylegan2 import StyleGAN2
 from impasto.generators.stylegan2_config import StyleGAN2Config
 from impasto.generators.stylegan2_cpu import bfloat16_synthesis, cpu_mapping, float32_synthesis
+from impasto.generators.stylegan3 import StyleGAN3
+from impasto.generators.stylegan3_config import StyleGAN3Config
 
 
 def open_torch(bundle: Bundle, precision: str, device: str, threads: int | None) -> Backend:
     """The backend on "cpu", "cuda" or "cuda:N". BackendUnavailable where it is not there, or not in that precision."""
     where = _device(device)
     if where.type == "cuda":
+        if bundle.manifest.family != "stylegan2":
+            raise BackendUnavailable(
+                f"device: found {device!r}; {bundle.manifest.family} runs on cpu with backend torch; "
+                "remedy: backend onnxruntime"
+            )
         from impasto.engine.cuda import CudaBackend
 
         return CudaBackend(load_generator(bundle), precision, where, bundle.manifest.buckets)
-    return CpuBackend(load_generator(bundle), precision, threads or available_cores())
+    networks = _stylegan3(bundle, precision) if bundle.manifest.family == "stylegan3" else _stylegan2(bundle, precision)
+    return CpuBackend(networks, threads or available_cores())
 
 
 def load_generator(bundle: Bundle) -> StyleGAN2:
     """The bundle's generator in float32, on the CPU."""
     generator = StyleGAN2(StyleGAN2Config(**bundle.manifest.config))
+    _load(generator, bundle)
+    return generator
+
+
+def _load(generator: torch.nn.Module, bundle: Bundle) -> None:
     generator.load_state_dict({key: tensor.float() for key, tensor in load_file(bundle.path / WEIGHTS).items()})
-    return generator.eval().requires_grad_(False)
+    generator.eval().requires_grad_(False)
 
 
 class CpuBackend:
-    """The two networks of a generator, each row by itself: one on all cores, several side by side."""
+    """The networks "mapping" and "synthesis", each row by itself: one on all cores, several side by side."""
 
-    def __init__(self, generator: StyleGAN2, precision: str, cores: int) -> None:
-        self._networks: dict[str, torch.nn.Module] = {
-            "mapping": cpu_mapping(generator.mapping),
-            "synthesis": _synthesis(generator, precision),
-        }
+    def __init__(self, networks: dict[str, torch.nn.Module], cores: int) -> None:
+        self._networks = networks
         self._cores = Cores(cores)
 
     @property
@@ -69,6 +80,22 @@ class CpuBackend:
         inputs = {name: torch.from_numpy(np.ascontiguousarray(rows)) for name, rows in feeds.items()}
         result: Floats = self._networks[graph](**inputs).numpy()
         return result
+
+
+def _stylegan2(bundle: Bundle, precision: str) -> dict[str, torch.nn.Module]:
+    generator = load_generator(bundle)
+    return {"mapping": cpu_mapping(generator.mapping), "synthesis": _synthesis(generator, precision)}
+
+
+def _stylegan3(bundle: Bundle, precision: str) -> dict[str, torch.nn.Module]:
+    if precision != "fp32":
+        raise BackendUnavailable(f"precision: found {precision!r}; StyleGAN3 models run in fp32")
+    generator = StyleGAN3(StyleGAN3Config(**bundle.manifest.config))
+    _load(generator, bundle)
+    return {
+        "mapping": cpu_mapping(generator.mapping),
+        "synthesis": stylegan3_frozen.FrozenSynthesis(generator.synthesis),
+    }
 
 
 def _synthesis(generator: StyleGAN2, precision: str) -> torch.nn.Module:

@@ -17,6 +17,7 @@ from impasto.generators.foreign.plain_values import shown
 MASK_CHANNELS = 1
 T5_LENGTH = 256  # zeros that stand for the third encoder of Stable Diffusion 3, as many as its pipeline takes
 SIZE_NUMBERS = 6
+SIZED_INPUTS = ("sample", "latent", "image_float")
 UNET_WITHOUT = ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim")
 USUAL_LATENT_SIDE = 64
 
@@ -27,12 +28,16 @@ Networks = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Part:
-    """One graph: its module, how each of its inputs is drawn for an example, and the names of its outputs."""
+    """One graph: its module, how each of its inputs is drawn for an example, and the names of its outputs.
+
+    The inputs in `free_sides` may have another height and width.
+    """
 
     name: str
     module: nn.Module
     inputs: Mapping[str, Draw]
     outputs: tuple[str, ...]
+    free_sides: tuple[str, ...] = ()
 
     @property
     def file(self) -> str:
@@ -49,7 +54,8 @@ class Shapes:
     """Sizes of a pipeline: latent [C, h, w], channels of the denoiser's input, and of texts and classes where it has.
 
     `scale` is the pixels of a latent's side; `text` the length and width of encoder_hidden_states; `pooled` the width
-    of text_embeds; `classes` how many there are, `null_class` the one that stands for none.
+    of text_embeds; `classes` how many there are, `null_class` the one that stands for none. `multiple` is what sides of
+    other latents must be multiples of, None where the model takes no other size.
     """
 
     latent: tuple[int, int, int]
@@ -59,6 +65,21 @@ class Shapes:
     pooled: int | None = None
     classes: int = 0
     null_class: int | None = None
+    multiple: int | None = None
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """The least and the most that a side of a latent may have, of a model that takes other sizes.
+
+        Beyond one and a half times what it was trained at, a model repeats what it shows, and attention takes five
+        times the memory; below twice `multiple`, its deepest level would have one place.
+        """
+        assert self.multiple is not None
+        return 2 * self.multiple, 3 * max(self.latent[1:]) // 2 // self.multiple * self.multiple
+
+    def of_size(self, height: int, width: int) -> Shapes:
+        """The same for latents of that size."""
+        return dataclasses.replace(self, latent=(self.latent[0], height, width))
 
 
 def shapes_of(pipeline: Pipeline, networks: Networks) -> Shapes:
@@ -122,8 +143,10 @@ def _text_shapes(pipeline: Pipeline, networks: Networks) -> Shapes:
         pooled = networks["text_encoder_2"].config.projection_dim
         widths = SIZE_NUMBERS * config.addition_time_embed_dim + pooled
         _require("unet", config, "projection_class_embeddings_input_dim", widths)
-    latent = (channels, *_sides("unet", config, USUAL_LATENT_SIDE))
-    return Shapes(latent, config.in_channels, scale, text, pooled)
+    height, width = _sides("unet", config, USUAL_LATENT_SIDE)
+    halvings = len(config.block_out_channels) - 1
+    multiple = None if height % 2**halvings or width % 2**halvings else 2**halvings
+    return Shapes((channels, height, width), config.in_channels, scale, text, pooled, multiple=multiple)
 
 
 def parts_of(pipeline: Pipeline, networks: Networks, shapes: Shapes) -> list[Part]:
@@ -137,7 +160,11 @@ def parts_of(pipeline: Pipeline, networks: Networks, shapes: Shapes) -> list[Par
             Part("decoder", graphs.Decoder(networks["vae"]), {"latent": _normal(*shapes.latent)}, ("image_float",)),
             Part("encoder", graphs.Encoder(networks["vae"]), {"image_float": _normal(*picture)}, ("mean", "std")),
         ]
-    return parts
+    return parts if shapes.multiple is None else [_with_free_sides(part) for part in parts]
+
+
+def _with_free_sides(part: Part) -> Part:
+    return dataclasses.replace(part, free_sides=tuple(name for name in part.inputs if name in SIZED_INPUTS))
 
 
 def _denoiser(pipeline: Pipeline, networks: Networks, shapes: Shapes) -> Part:

@@ -16,6 +16,8 @@ CONVOLUTIONS = {"Conv", "ConvTranspose"}
 STANDARD_DOMAINS = {"", "ai.onnx"}
 INTERFACE_TYPES = {"input": (TensorProto.FLOAT, TensorProto.INT64), "output": (TensorProto.FLOAT,)}
 INTERFACE_WORDS = {"input": "float32, or int64 for indices", "output": "float32"}
+SIDES = {2: "height", 3: "width"}
+"""Of [N, C, H, W]: what may be free besides the batch, and the name that it then has, or is computed from."""
 WIDE_TYPES = {TensorProto.DOUBLE, TensorProto.COMPLEX64, TensorProto.COMPLEX128}
 
 
@@ -57,10 +59,14 @@ def _interface(graph: onnx.GraphProto) -> Iterator[Violation]:
             dims = value.type.tensor_type.shape.dim
             if not dims or not dims[0].dim_param:
                 yield Violation("the first dimension is the batch, and free", where)
-            if any(not dim.HasField("dim_value") for dim in dims[1:]):
-                yield Violation("every dimension but the batch is fixed", where)
+            if not all(_fixed_or_side(place, dim) for place, dim in enumerate(dims) if place):
+                yield Violation("every dimension but the batch is fixed, or called height or width", where)
             if value.type.tensor_type.elem_type not in INTERFACE_TYPES[kind]:
                 yield Violation(f"{kind}s are {INTERFACE_WORDS[kind]}", where)
+
+
+def _fixed_or_side(place: int, dim: onnx.TensorShapeProto.Dimension) -> bool:
+    return dim.HasField("dim_value") or SIDES.get(place, "none") in dim.dim_param
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[Violation]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,14 @@ def publish_diffusion(
 ) -> Path:
     """Write `models`/NAME/VERSION from a diffusers folder; returns its folder. `report` hears of each stage.
 
-    The graphs are denoiser.onnx and, as the pipeline has them, text_encoder.onnx, decoder.onnx and encoder.onnx, at the
-    size that the denoiser's config names (`sizes` in the manifest's config); the module docstrings of
-    `diffusion_graphs` say what goes in and comes out. They hold the only copy of the weights, which are rounded to
-    `weights_dtype` (float32 or float16) first, so that in float16 a bundle is about two bytes a parameter.
+    The graphs are denoiser.onnx and, as the pipeline has them, text_encoder.onnx, decoder.onnx and encoder.onnx; the
+    module docstrings of `diffusion_graphs` say what goes in and comes out. The manifest's size is the one that the
+    denoiser's config names. `sizes` in the manifest's config has the `least` and the `most` pixels of a side, and what
+    it is a `multiple` of, for UNets with a decoder; it is "fixed" for transformers, which have learned a place for each
+    patch, and for pixel models, which paint no larger than they were trained.
+
+    The graphs hold the only copy of the weights, which are rounded to `weights_dtype` (float32 or float16) first, so
+    that in float16 a bundle is about two bytes a parameter.
 
     CheckpointError if the folder's parts do not make one pipeline, ExportError if a graph breaks a rule or differs from
     torch by more than 1e-4 of its output's scale, BundleError if there is such a bundle already.
@@ -73,6 +77,8 @@ def publish_diffusion(
             _export(part, folder, half_weights=weights_dtype is torch.float16)
             report(f"{part.name.replace('_', ' ')} parity with torch")
             parity += _measure_parity(part, folder)
+            if part.free_sides:
+                parity += _parity_of_another_size(part.name, pipeline, networks, shapes, folder)
         for key, vocabulary in pipeline.tokenizers.items():
             _save_tokenizer(vocabulary, folder / f"{key}.json")
         graphs = {part.name: part for part in parts}
@@ -88,7 +94,7 @@ def publish_diffusion(
                     "pipeline": pipeline.kind,
                     "latent": list(shapes.latent),
                     "sample_channels": shapes.sample_channels,
-                    "sizes": "fixed",
+                    "sizes": _sizes(shapes),
                     "scheduler": scheduler,
                     "denoiser_inputs": list(graphs["denoiser"].inputs),
                     "text": _text(pipeline),
@@ -148,18 +154,28 @@ def _export(part: Part, folder: Path, *, half_weights: bool) -> None:
         list(example),
         part.outputs,
         folder / part.file,
+        free_sides=part.free_sides,
         half_weights=half_weights,
     )
 
 
+def _parity_of_another_size(
+    name: str, pipeline: Pipeline, networks: Mapping[str, Any], shapes: Shapes, folder: Path
+) -> list[Parity]:
+    """That of the longest and narrowest picture."""
+    other = shapes.of_size(*shapes.sides)
+    (part,) = [part for part in parts_of(pipeline, networks, other) if part.name == name]
+    return _measure_parity(part, folder, (1,), f" of {other.latent[2]}×{other.latent[1]}")
+
+
 @torch.inference_mode()
-def _measure_parity(part: Part, folder: Path) -> list[Parity]:
-    """The graph's outputs against torch's, each over the largest number of torch's."""
+def _measure_parity(part: Part, folder: Path, batches: Sequence[int] = PARITY_BATCHES, size: str = "") -> list[Parity]:
+    """The graph's outputs against torch's, each over the largest number of torch's. `size` is said beside the name."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(folder / part.file, options, providers=["CPUExecutionProvider"])
     measured = []
-    for batch in PARITY_BATCHES:
+    for batch in batches:
         example = part.example(batch)
         outputs = session.run(list(part.outputs), {name: values.numpy() for name, values in example.items()})
         computed = part.module(*example.values())
@@ -167,7 +183,7 @@ def _measure_parity(part: Part, folder: Path) -> list[Parity]:
         for name, found, reference in zip(part.outputs, outputs, references, strict=True):
             expected = reference.numpy()
             scale = np.abs(expected).max() or np.float32(1.0)
-            where = f"{part.name}.{name}"
+            where = f"{part.name}.{name}{size}"
             parity = require_close(found / scale, expected / scale, where)
             measured.append(parity.model_copy(update={"output": where}))
     return measured
@@ -181,6 +197,14 @@ def _save_tokenizer(vocabulary: ClipVocabulary, path: Path) -> None:
     pad = vocabulary.special["pad_token"]
     backend.enable_padding(length=vocabulary.max_length, pad_id=vocabulary.tokens[pad], pad_token=pad)
     path.write_text(backend.to_str(), encoding="utf-8")
+
+
+def _sizes(shapes: Shapes) -> dict[str, int] | str:
+    """The sizes of pictures that the graphs take, in pixels of a side."""
+    if shapes.multiple is None:
+        return "fixed"
+    least, most = shapes.sides
+    return {"multiple": shapes.multiple * shapes.scale, "least": least * shapes.scale, "most": most * shapes.scale}
 
 
 def _text(pipeline: Pipeline) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Read foreign StyleGAN2 checkpoints: which kind a file is, is told by its content and not by its name.
+"""Read foreign StyleGAN2 and StyleGAN3 checkpoints: which kind a file is, is told by its content and not by its name.
 
 Nothing in a file is imported or run, and nothing in it can make reading cost much more than its size.
 """
@@ -9,45 +9,49 @@ import dataclasses
 import json
 import pickle
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import safetensors
 import safetensors.torch
 from torch import Tensor
 
 from impasto.errors import CheckpointError
+from impasto.generators.foreign import stylegan2_tensors, stylegan3_tensors
 from impasto.generators.foreign.official_pickle import choose_network, read_official
-from impasto.generators.foreign.official_stylegan2 import official_config
+from impasto.generators.foreign.official_stylegan2 import stylegan2_config
+from impasto.generators.foreign.official_stylegan3 import stylegan3_config
 from impasto.generators.foreign.plain_values import Budget, shown
 from impasto.generators.foreign.rosinality import MEAN_DRAWS, choose_state, estimate_mean, rosinality_sources
-from impasto.generators.foreign.stylegan2_tensors import check_agreement, infer_config, stated_config, take_tensors
+from impasto.generators.foreign.sources import stated_config
 from impasto.generators.foreign.torch_archive import is_legacy, read_legacy, read_zip
 from impasto.generators.stylegan2_config import StyleGAN2Config
+from impasto.generators.stylegan3_config import StyleGAN3Config
 
 MAX_BYTES = 4 * 2**30
 
-Source = Literal["stylegan2-ada-pytorch pickle", "rosinality", "impasto safetensors"]
+Family = Literal["stylegan2", "stylegan3"]
+Source = Literal["stylegan2-ada-pytorch pickle", "stylegan3 pickle", "rosinality", "impasto safetensors"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A generator as it was read: `tensors` is the state dict of StyleGAN2(config), float32; `source` the kind of file.
+    """A generator as it was read: `tensors` is the state dict of its class, float32; `source` the kind of file.
 
     `details` says where things come from: which network of the file, whose class, how w_avg was found.
     """
 
-    family: Literal["stylegan2"]
-    config: StyleGAN2Config
+    family: Family
+    config: StyleGAN2Config | StyleGAN3Config
     tensors: dict[str, Tensor]
     source: Source
     details: dict[str, Any]
 
 
 def read_checkpoint(path: Path, *, maximum_bytes: int = MAX_BYTES) -> Checkpoint:
-    """Read a StyleGAN2 generator; CheckpointError names what was found if the file is none, or is damaged.
+    """Read a StyleGAN2 or StyleGAN3 generator; CheckpointError names what was found if the file is none, or is damaged.
 
-    Taken are the pickles of stylegan2-ada-pytorch and stylegan3 (StyleGAN2 configs), rosinality's `.pt` in both forms
-    of torch.save, and our own safetensors.
+    Taken are the pickles of stylegan2-ada-pytorch and stylegan3, rosinality's `.pt` in both forms of torch.save, and
+    our own safetensors.
     """
     try:
         return _read(_content(path, maximum_bytes))
@@ -85,8 +89,12 @@ def _read(data: bytes) -> Checkpoint:
 def _official(value: object, file_bytes: int) -> Checkpoint:
     name, network = choose_network(value)
     sources = network.tensors()
-    config, repository = official_config(network, sources)
-    tensors = take_tensors(config, sources, file_bytes)
+    if stylegan3_tensors.is_stylegan3(sources):
+        config3 = stylegan3_config(network, sources)
+        tensors = stylegan3_tensors.take_tensors(config3, sources, file_bytes)
+        return Checkpoint("stylegan3", config3, tensors, "stylegan3 pickle", {"network": name})
+    config, repository = stylegan2_config(network, sources)
+    tensors = stylegan2_tensors.take_tensors(config, sources, file_bytes)
     details = {"network": name, "repository": repository}
     return Checkpoint("stylegan2", config, tensors, "stylegan2-ada-pytorch pickle", details)
 
@@ -94,8 +102,8 @@ def _official(value: object, file_bytes: int) -> Checkpoint:
 def _rosinality(value: object, file_bytes: int) -> Checkpoint:
     state, latent_avg = choose_state(value)
     sources = rosinality_sources(state, latent_avg)
-    config = infer_config(sources)
-    tensors = take_tensors(config, sources, file_bytes)
+    config = stylegan2_tensors.infer_config(sources)
+    tensors = stylegan2_tensors.take_tensors(config, sources, file_bytes)
     if latent_avg is None:
         tensors["mapping.w_avg"] = estimate_mean(config, tensors)
     mean = "latent_avg" if latent_avg is not None else f"the mean of {MEAN_DRAWS} draws"
@@ -110,10 +118,17 @@ def _own(data: bytes) -> Checkpoint:
         stated = json.loads(metadata.get("config", "null"))
     except (safetensors.SafetensorError, ValueError, KeyError, RecursionError) as error:
         raise CheckpointError(f"found a damaged safetensors file: {error}") from error
-    if metadata.get("family") != "stylegan2" or not isinstance(stated, dict):
-        found = shown(metadata.get("family"))
-        raise CheckpointError(f"found safetensors of the family {found}; allowed is 'stylegan2', with its config")
-    config = stated_config(stated)
-    check_agreement(config, infer_config(sources))
-    tensors = take_tensors(config, sources, len(data))
+    family = metadata.get("family")
+    if family not in get_args(Family) or not isinstance(stated, dict):
+        allowed = " or ".join(repr(name) for name in get_args(Family))
+        raise CheckpointError(f"found safetensors of the family {shown(family)}; allowed is {allowed}, with its config")
+    if family == "stylegan3":
+        config3 = stated_config(StyleGAN3Config, stated)
+        names = stylegan3_tensors.layer_names(sources)
+        stylegan3_tensors.check_agreement(config3, stylegan3_tensors.infer_config(sources), names)
+        tensors = stylegan3_tensors.take_tensors(config3, sources, len(data))
+        return Checkpoint("stylegan3", config3, tensors, "impasto safetensors", {})
+    config = stated_config(StyleGAN2Config, stated)
+    stylegan2_tensors.check_agreement(config, stylegan2_tensors.infer_config(sources))
+    tensors = stylegan2_tensors.take_tensors(config, sources, len(data))
     return Checkpoint("stylegan2", config, tensors, "impasto safetensors", {})

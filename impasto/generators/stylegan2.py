@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from impasto.generators.mapped_config import MappedConfig
 from impasto.generators.stylegan2_config import StyleGAN2Config
 from impasto.kernels import bias_act, modulated_conv, upfirdn
 
@@ -49,7 +50,7 @@ class Mapping(nn.Module):
 
     w_avg: Tensor
 
-    def __init__(self, config: StyleGAN2Config):
+    def __init__(self, config: MappedConfig):
         super().__init__()
         self.config = config
         features = config.z_dim

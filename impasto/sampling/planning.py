@@ -63,17 +63,17 @@ def plan(
     steps: int,
     options: SamplerOptions = SamplerOptions(),  # noqa: B008  (frozen)
     *,
-    strength: float = 1.0,
+    strength: float | None = None,
 ) -> Plan:
     """The plan of a sampler by name. InvalidRequest names what is unknown, out of range, or not this sampler's.
 
-    `strength` below 1 starts from an image with as much noise as remains after the first (1 − strength)·steps steps,
-    as diffusers' image-to-image pipelines do; 1 starts from noise alone.
+    With a `strength`, above 0 to 1, it starts from an image with as much noise as remains after the first
+    (1 − strength)·steps steps, as diffusers' image-to-image pipelines do; without, from noise alone.
     """
     kind = _kind(sampler)
     _check(sampler, kind, schedule, steps, options)
     options = dataclasses.replace(options, spacing=options.spacing or kind.spacing)
-    start = _start(schedule, steps, strength)
+    start = 0 if strength is None else _start(schedule, steps, strength)
     calls = kind.calls(Course(schedule, options, steps, kind.grid(schedule, steps, options)[start:]))
     first, *later = [_scales(kind, call.level) for call in calls]
     inputs = [call.level.alpha if kind.exploding else 1.0 for call in calls]
@@ -82,8 +82,8 @@ def plan(
         rows=_joined(calls, inputs),
         timesteps=tuple(call.level.timestep for call in calls),
         first_input=inputs[0],
-        noise_scale=first[1] if strength < 1.0 else _noise_scale(kind, options, calls[0].level),
-        image_scale=first[0] if strength < 1.0 else 0.0,
+        noise_scale=_noise_scale(kind, options, calls[0].level) if strength is None else first[1],
+        image_scale=0.0 if strength is None else first[0],
         denoised=tuple(_image(kind, call.level, prediction) for call in calls),
         levels=(*later, (1.0, 0.0)),
     )
@@ -103,7 +103,10 @@ def _kind(sampler: str) -> Sampler:
 
 def _check(name: str, kind: Sampler, schedule: NoiseSchedule, steps: int, options: SamplerOptions) -> None:
     if schedule.prediction not in kind.predictions:
-        raise InvalidRequest("prediction", schedule.prediction, f"{', '.join(kind.predictions)} with sampler {name}")
+        suits = [other for other, kind in REGISTRY.items() if schedule.prediction in kind.predictions]
+        raise InvalidRequest(
+            "sampler", name, f"one for a model that predicts {schedule.prediction}: {', '.join(suits)}"
+        )
     for field in options.changed():
         if field not in kind.taken(schedule):
             raise InvalidRequest(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -20,6 +20,7 @@ from impasto.kernels import philox
 from impasto.kernels.sampler_row import HISTORY, Place, Row
 
 Array = NDArray[np.float32]
+Rows = NDArray[Any] | Mapping[int, NDArray[Any]]
 Terms = tuple[tuple[float, int], ...]
 """Coefficients, none of them zero, each with the tensor that it is of: one of the following."""
 X, M, Y0, Y1, Y2, Y3, U, N = range(8)
@@ -51,7 +52,7 @@ def step(
     slots: Slots,
     coefficients: Array,
     places: NDArray[np.int64],
-    output: NDArray[Any],
+    output: Rows,
     model_input: NDArray[Any],
     *,
     noise: Array | None = None,
@@ -60,7 +61,7 @@ def step(
 
     slots: changed in place, only where a row is. A tensor whose coefficients are all zero is not read.
     coefficients, places: `sampler_row.table` and `place_table` of N rows.
-    output: what the model gave [M, ...], float16 or float32.
+    output: what the model gave: [M, ...], or the rows that there are by their index; float16 or float32.
     model_input: the next model input [M, ...], written in the places' rows and nowhere else; may be `output`.
     noise: N normals [N, ...] in place of those of the places' seeds.
 
@@ -119,7 +120,7 @@ def _advance(
     slots: Slots,
     prepared: _RowStep,
     place: Place,
-    output: NDArray[Any],
+    output: Rows,
     model_input: NDArray[Any],
     noise: Array | None,
 ) -> None:

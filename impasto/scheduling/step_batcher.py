@@ -2,12 +2,13 @@
 
 A tick is one call. Before each, rows that were cancelled or cannot meet their deadline are dropped, and the next ones
 are chosen among those that hold a slot and those that wait: by priority, then those whose deadline presses (the
-earliest first), then the fewest calls left, then the earliest deadline, then arrival. So a short row waits for no
+earliest first), then the fewest calls in all, then the earliest deadline, then arrival. So a short row waits for no
 long one: that one pauses in its slot. Rows that have waited for the starvation limit have half of each tick.
 
-Fewest left first has the least mean latency (Schrage, "A proof of the optimality of the shortest remaining processing
-time discipline", 1968). A deadline presses once the row needs two thirds of the time that is left: were the
-earliest deadline always first, calls that all carry the same generous timeout would be served in order of arrival.
+Calls in all count and not those left, so that a short row goes before a long one that is all but done; the latencies
+are the same otherwise (`benchmarks.step_simulation`). A deadline presses once the row needs two thirds of the time that
+is left: were the earliest deadline always first, calls that all carry the same generous timeout would be served in
+order of arrival.
 """
 
 from __future__ import annotations

@@ -91,11 +91,8 @@ class StepGroup(Generic[T]):
         self.used += seconds
         self.last_used = now
         for ticket in tickets:
-            presses = ticket.presses
             ticket.made += 1
             ticket.served += seconds
-            if not presses:
-                ticket.rank = ticket.rank_by_calls()
 
     def best_priority(self) -> int:
         """The highest priority of its rows, of which it must have one."""

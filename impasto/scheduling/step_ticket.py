@@ -40,7 +40,7 @@ class StepTicket(Generic[T]):
     number: int
     """Rows that the batcher had accepted before this one."""
     rank: Rank = (0, 0, 0.0, 0)
-    """Who goes first, the least one: by priority, a deadline that presses, calls left, deadline and arrival."""
+    """Who goes first, the least one: by priority, a deadline that presses, calls, deadline and arrival."""
     slot: int | None = None
     """Where its state is held; None before it has run, and after it has left."""
     made: int = 0
@@ -64,11 +64,11 @@ class StepTicket(Generic[T]):
         return not self.rank[1]
 
     def rank_by_calls(self) -> Rank:
-        """Its rank while no deadline presses: the fewest calls left first."""
+        """Its rank while no deadline presses: the fewest calls first."""
         deadline = math.inf if self.deadline is None else self.deadline
-        return (self.priority, self.calls - self.made, deadline, self.number)
+        return (self.priority, self.calls, deadline, self.number)
 
     def rank_by_deadline(self) -> Rank:
-        """Its rank once its deadline presses; it has at least one call left, so that no rank by calls is less."""
+        """Its rank once its deadline presses; a row has one call at least, so that no rank by calls is less."""
         assert self.deadline is not None
         return (self.priority, 0, self.deadline, self.number)

@@ -159,7 +159,7 @@ class BatchedModel:
                 ticket.payload.job.fail(fault)
             return
         size = len(batch.tickets)
-        self._metrics.executed(size, batch.bucket, seconds)
+        self._metrics.executed(size, batch.bucket - size, seconds)
         self.statistics.executed(size, seconds)
         for ticket, (pixels, metadata) in zip(batch.tickets, run.results, strict=True):
             row = ticket.payload

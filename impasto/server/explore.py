@@ -15,7 +15,7 @@ from impasto.errors import InvalidRequest, Unavailable
 from impasto.server.config import ServerConfig
 from impasto.server.generation import SERVICE
 from impasto.server.host import ModelHost
-from impasto.server.interceptor import Guard, Refusal
+from impasto.server.interceptor import Guard, Handlers, Refusal
 from impasto.server.orders import Orders, data_of
 from impasto.server.requests import check_model
 from impasto.server.wire import explore_parts, join
@@ -80,11 +80,13 @@ class NewestRequest:
 
     def complete(self, request: pb.GenerateRequest) -> pb.GenerateRequest:
         """The request with the call's model named. InvalidRequest if it names another."""
+        if not self.model:
+            return request
         for field, chosen in (("model", self.model), ("version", self.version)):
             named = getattr(request, field)
             if named not in ("", chosen):
                 allowed = f"nothing, or {chosen!r}, which the call began with" if chosen else "nothing in this call"
-                raise InvalidRequest(f"request.{field}", named, allowed)
+                raise InvalidRequest(field, named, allowed)
             setattr(request, field, chosen)
         return request
 
@@ -109,8 +111,9 @@ class Explore:
 
     def add_to(self, guard: Guard) -> None:
         """Register the method."""
-        handler = grpc.stream_stream_rpc_method_handler(self.explore, pb.ExploreRequest.FromString)
-        guard.add_registered_method_handlers(SERVICE, {METHOD: handler})
+        parse = pb.ExploreRequest.FromString
+        handlers: Handlers = {METHOD: grpc.stream_stream_rpc_method_handler(self.explore, parse)}
+        guard.add_registered_method_handlers(SERVICE, handlers)
 
     def drain(self) -> None:
         """End every call after the frame under way: one that its caller keeps open would never end."""

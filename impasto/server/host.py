@@ -65,6 +65,7 @@ class ModelHost:
         self._metrics = metrics
         self._directories = config.directories
         self._encoders = ThreadPoolExecutor(config.encode_threads, thread_name_prefix="encode")
+        self._stepper = ThreadPoolExecutor(1, thread_name_prefix="step")
         self._loaded: dict[Key, LoadedModel] = {}
         self._latest: dict[str, LoadedModel] = {}
         self._states: dict[Key, tuple[ModelState, str]] = {}
@@ -157,6 +158,7 @@ class ModelHost:
             await asyncio.wait(self._tasks)
         await asyncio.gather(*(self._unload(key) for key in list(self._loaded)))
         self._encoders.shutdown()
+        self._stepper.shutdown()
 
     def abort(self) -> None:
         """Refuse new requests, and fail those that wait."""
@@ -220,7 +222,7 @@ class ModelHost:
                 max_queue=batching.max_queue,
                 starvation_limit=batching.step_starvation_limit_ms / 1000,
             )
-            return SteppedModel(engine, steps, encoders=self._encoders, metrics=metrics)
+            return SteppedModel(engine, steps, thread=self._stepper, encoders=self._encoders, metrics=metrics)
         policy = BatchPolicy(
             buckets=engine.buckets,
             max_queue_delay=batching.max_queue_delay_ms / 1000,

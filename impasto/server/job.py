@@ -86,7 +86,9 @@ class Job:
         return not self._left
 
     def deliver(self, index: int, made: Made) -> None:
-        """A picture is ready."""
+        """A picture is ready; of no use to a job that is closed."""
+        if not self.open:
+            return
         self.queue_seconds = max(self.queue_seconds, made.queue_seconds)
         self.execute_seconds = max(self.execute_seconds, made.execute_seconds)
         self.encode_seconds = max(self.encode_seconds, made.encode_seconds)
@@ -97,6 +99,8 @@ class Job:
 
     def tell(self, index: int, progress: Progress) -> None:
         """A picture has come further; for a job with `progress`."""
+        if not self.open:
+            return
         key = (index, type(progress))
         self._ready[key] = progress
         self._ready.move_to_end(key)
@@ -137,6 +141,7 @@ class Job:
         # A row refers to its job: without this, only the garbage collector would free them.
         self.rows.clear()
         self.tickets.clear()
+        self._ready.clear()  # a scheduler may keep the row, and so the job, until its deadline
 
     async def _until_ready(self, pictures: int) -> None:
         while len(self._ready) < pictures:

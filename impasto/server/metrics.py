@@ -47,11 +47,11 @@ class ModelMetrics:
     batch_rows: Histogram = field(default_factory=lambda: Histogram(ROWS))
     padding_rows: int = 0
 
-    def executed(self, rows: int, bucket: int, seconds: float) -> None:
-        """A batch of so many rows has run in that bucket."""
+    def executed(self, pictures: int, padding: int, seconds: float) -> None:
+        """A batch of so many pictures has run, and so many rows beside theirs to fill its bucket."""
         self.execute_seconds.observe(seconds)
-        self.batch_rows.observe(rows)
-        self.padding_rows += bucket - rows
+        self.batch_rows.observe(pictures)
+        self.padding_rows += padding
 
 
 @dataclass(frozen=True, slots=True)

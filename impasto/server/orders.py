@@ -11,6 +11,7 @@ import grpc
 
 from impasto.api.impasto.v1 import generation_pb2 as pb
 from impasto.engine.picture import PictureRequest
+from impasto.engine.sizes import Sizes
 from impasto.errors import InvalidRequest
 from impasto.images import metadata_text
 from impasto.server.config import MEBIBYTE, ServerConfig
@@ -51,9 +52,9 @@ class Order:
 
     def raw_size(self) -> int:
         """Bytes of one picture without a file's compression."""
-        manifest = self.model.engine.manifest
+        width, height = Sizes.of(self.model.engine.manifest).asked(self.requests[0].denoising)
         bytes_a_value = 4 if self.message.format == pb.IMAGE_FORMAT_RAW_FLOAT32 else 1
-        return manifest.width * manifest.height * 3 * bytes_a_value
+        return width * height * 3 * bytes_a_value
 
 
 class Orders:

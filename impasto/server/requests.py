@@ -106,6 +106,10 @@ def _common(message: pb.GenerateRequest) -> dict[str, Any]:
         mix = message.style_mix
         check_seed("style_mix.seed", mix.seed)
         common["mix"] = StyleMix(mix.seed, mix.first_layer, mix.last_layer)
+    if message.HasField("rotation"):
+        common["rotation"] = message.rotation
+    if message.HasField("translation"):
+        common["translation"] = (message.translation.x, message.translation.y)
     return common
 
 

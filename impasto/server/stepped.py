@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -51,13 +51,16 @@ class _Called(NamedTuple):
 
 
 class SteppedModel:
-    """Takes requests for pictures and gives the pictures. For the event loop; one thread of its own runs the engine.
+    """Takes requests for pictures and gives the pictures. For the event loop; `thread` runs the engine.
 
-    The thread makes one call of the model after the other, and between two of them at most one batch is decoded. While
-    two batches wait to be encoded there is no further call, so that a slow encoding fills the queue, which has a limit.
+    The thread makes one call of the model after the other, and between two of them at most one batch is decoded. Models
+    that share the thread, and so the device, take turns, a call each. While two batches wait to be encoded there is no
+    further call, so that a slow encoding fills the queue, which has a limit.
     """
 
-    def __init__(self, engine: StepEngine, policy: StepPolicy, *, encoders: Executor, metrics: ModelMetrics) -> None:
+    def __init__(
+        self, engine: StepEngine, policy: StepPolicy, *, thread: Executor, encoders: Executor, metrics: ModelMetrics
+    ) -> None:
         self.engine = engine
         self.name = engine.manifest.name
         self.version = engine.manifest.version
@@ -71,7 +74,7 @@ class SteppedModel:
         self._undecoded: deque[_Undecoded] = deque()
         self._delivery = Delivery(encoders, metrics, self.name, on_encoded=self._pump)
         self._max_encoding = 2 * policy.max_batch
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"{self.name}-{self.version}")
+        self._thread = thread
         self._busy = False
         self._decoded_last = False
         self._settled: asyncio.Future[None] | None = None
@@ -128,7 +131,6 @@ class SteppedModel:
         self._settled = self._loop.create_future()
         self._pump()
         await self._settled
-        await asyncio.to_thread(self._thread.shutdown)
         await asyncio.to_thread(self.engine.close)
 
     def abort(self) -> None:
@@ -152,6 +154,7 @@ class SteppedModel:
         self.statistics.failed(seconds)
         for ticket in job.tickets:
             self._batcher.cancel(ticket)
+        self._undecoded = deque(waiting for waiting in self._undecoded if waiting.ticket.payload.job is not job)
         self._pump()
 
     def _pump(self) -> None:
@@ -217,7 +220,7 @@ class SteppedModel:
         for ticket in self._batcher.done(tick, seconds):
             self._undecoded.append(_Undecoded(ticket, self._courses.pop(ticket), called.latents[ticket]))
         self._pump()  # the thread goes on; what follows need not be waited for
-        self._metrics.executed(rows, tick.bucket, seconds)
+        self._metrics.executed(rows, tick.bucket - sum(ticket.width for ticket, _, _ in tick.rows), seconds)
         self.statistics.executed(rows, seconds)
         for ticket in tick.admitted:
             self._metrics.queue_seconds.observe(called.started - ticket.submitted)

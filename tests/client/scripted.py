@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
@@ -45,12 +46,18 @@ def chunk(index: int, offset: int, data: bytes, *, seed: int | None = None, tota
 
 
 class Scripted(GenerationServiceServicer):
-    """Fails as `failures` say, one call each, then answers; streams play `events` where there are any."""
+    """Fails as `failures` say, one call each, then answers; streams play `events` where there are any.
+
+    Explore answers each request of one seed; `first_id` is its first reply's; `left` is set when its caller is gone.
+    """
 
     def __init__(self) -> None:
         self.failures: list[Failure] = []
         self.events: list[pb.GenerateEvent] = []
         self.requests: list[pb.GenerateRequest] = []
+        self.first_id = 1
+        self.answered = 0
+        self.left = threading.Event()
 
     def Generate(self, request: pb.GenerateRequest, context: grpc.ServicerContext) -> pb.GenerateResponse:
         self._begin(request, context)
@@ -64,6 +71,18 @@ class Scripted(GenerationServiceServicer):
         yield from self.events
         if self.failures:
             self._fail(context)
+
+    def Explore(
+        self, request_iterator: Iterator[pb.ExploreRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.ExploreReply]:
+        context.add_callback(self.left.set)
+        for request in request_iterator:
+            self._begin(request.request, context)
+            (seed,) = request.request.seeds
+            picture = header(seed)
+            picture.data = pixels(seed).tobytes()
+            yield pb.ExploreReply(id=request.id + self.first_id - 1, picture=picture, latency_ms=1.5)
+            self.answered += 1
 
     def _begin(self, request: pb.GenerateRequest, context: grpc.ServicerContext) -> None:
         self.requests.append(request)

@@ -128,6 +128,20 @@ def test_sdxl_is_that_of_diffusers(engines: Any, guidance: float) -> None:
     assert np.abs(found - expected.images[0]).max() <= TOLERANCE
 
 
+@pytest.mark.parametrize(("width", "height"), [(24, 16), (8, 24), (24, 24)])
+@pytest.mark.parametrize(("kind", "sampler"), [("sd15", "plms"), ("sdxl", "euler")])
+def test_pictures_of_other_sizes_are_those_of_diffusers(
+    engines: Any, kind: str, sampler: str, width: int, height: int
+) -> None:
+    options: dict[str, Any] = {"guidance_scale": 5.0, "width": width, "height": height}
+    expected = tiny_pipeline(kind)(
+        PROMPT, num_inference_steps=STEPS, generator=_generator(3), output_type="np", **options
+    )
+    found = _picture(engines(kind), 3, prompt=PROMPT, sampler=sampler, steps=STEPS, **options)
+    assert found.shape == (height, width, 3)
+    assert np.abs(found - expected.images[0]).max() <= TOLERANCE
+
+
 def test_a_class_conditional_transformer_is_that_of_diffusers(engines: Any) -> None:
     pipeline = tiny_pipeline("dit")
     expected = pipeline(
@@ -147,17 +161,17 @@ def test_a_flow_transformer_is_that_of_diffusers(engines: Any) -> None:
     assert np.abs(found - expected.images[0]).max() <= TOLERANCE
 
 
-def _photograph(seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+def _photograph(seed: int, width: int = SIDE, height: int = SIDE) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "euler_a", "dpmpp_2m", "plms"])
-@pytest.mark.parametrize("strength", [0.5, 0.9])
-def test_image_to_image_is_that_of_diffusers(engines: Any, sampler: str, strength: float) -> None:
+@pytest.mark.parametrize(("strength", "width"), [(0.5, SIDE), (0.9, 24)])
+def test_image_to_image_is_that_of_diffusers(engines: Any, sampler: str, strength: float, width: int) -> None:
     pipeline = _with(tiny_pipeline("sd15"), sampler)
     pipeline = diffusers.StableDiffusionImg2ImgPipeline(**pipeline.components, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
-    image, steps = _photograph(1), 8
+    image, steps = _photograph(1, width), 8
     options = {"guidance_scale": 3.0, "strength": strength}
     expected = pipeline(
         PROMPT,

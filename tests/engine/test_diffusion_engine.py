@@ -58,8 +58,8 @@ def _alone(engine: DiffusionEngine, request: PictureRequest) -> bytes:
     return engine.run([request])[0].image_float.tobytes()
 
 
-def _picture(seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+def _picture(seed: int, width: int = SIDE, height: int = SIDE) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
 @pytest.mark.parametrize("sampler", VP_SAMPLERS)
@@ -125,14 +125,16 @@ class _Mix:
         return made
 
     def _chosen(self, requests: dict[int, PictureRequest]) -> list[int]:
+        """Slots of one group, as many as the largest batch holds or fewer."""
         slots = self._random.sample(list(self._running), len(self._running))
+        work = {slot: self._engine.work(requests[self._running[slot][0]]) for slot in slots}
         chosen: list[int] = []
         room = self._engine.buckets[-1]
         for slot in slots:
-            width = self._engine.work(requests[self._running[slot][0]]).width
-            if width <= room and (not chosen or self._random.random() < 0.8):
+            fits = work[slot].width <= room and work[slot].group == work[slots[0]].group
+            if fits and (not chosen or self._random.random() < 0.8):
                 chosen.append(slot)
-                room -= width
+                room -= work[slot].width
         return chosen
 
 
@@ -151,6 +153,8 @@ _ANY_LATENT = st.builds(
     prompt=st.sampled_from(["night", "the star"]),
     guidance_scale=st.sampled_from([1.0, 2.0, 7.5]),
     guidance_rescale=st.sampled_from([None, 0.5]),
+    width=st.sampled_from([None, 8, 20, 24]),
+    height=st.sampled_from([None, 24]),
 )
 _KNOWN: dict[tuple[Any, ...], bytes] = {}
 
@@ -187,10 +191,58 @@ def test_a_picture_is_the_same_alone_and_in_any_mix(
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(requests=st.lists(_ANY_LATENT, min_size=2, max_size=5), seed=st.integers(0, 2**32))
-def test_a_guided_latent_picture_is_the_same_alone_and_in_any_mix(
+def test_a_guided_picture_of_any_size_is_the_same_alone_and_in_any_mix(
     latent: DiffusionEngine, requests: list[PictureRequest], seed: int
 ) -> None:
     _same_in_a_mix(latent, requests, seed)
+
+
+@pytest.mark.parametrize(("width", "height"), [(24, 24), (8, 24), (20, 12), (8, 8)])
+def test_pictures_and_previews_have_the_size_that_is_asked_for(
+    latent: DiffusionEngine, width: int, height: int
+) -> None:
+    request = _request(0, steps=3, sampler="ddim", preview_every=1, width=width, height=height)
+    events = list(latent.run_steps([request]))
+    made = [event.pixels for event in events if isinstance(event, Ready)]
+    shown = [event.preview for event in events if isinstance(event, Stepped) and event.preview is not None]
+    assert [picture.size for picture in (*made, *shown)] == [(width, height)] * 3
+    assert [picture.array.shape for picture in made] == [(height, width, 3)]
+
+
+def test_only_pictures_of_one_size_share_a_batch(latent: DiffusionEngine) -> None:
+    sizes: list[dict[str, Any]] = [{}, {"width": SIDE}, {"width": 24}, {"height": 24}, {"image": _picture(0, 24, SIDE)}]
+    usual, same, wide, high, image = (latent.work(_request(0, steps=5, **size)).group for size in sizes)
+    assert usual == same != wide == image != high != usual
+    events = latent.run_steps([_request(0, steps=3, **size) for size in sizes])
+    order = [event.index for event in events if isinstance(event, Stepped)]
+    assert set(order) == {0, 1, 2, 3, 4}
+    assert sorted(order, key=lambda index: [0, 0, 1, 2, 3][index]) == order, "a size is done before the next begins"
+
+
+def test_latents_of_several_sizes_are_decoded_in_their_order(latent: DiffusionEngine) -> None:
+    shapes = [(4, 8, 8), (4, 8, 8), (4, 4, 12), (4, 8, 8)]
+    latents = [np.random.default_rng(seed).standard_normal(shape, np.float32) for seed, shape in enumerate(shapes)]
+    together = [pixels.image_float.tobytes() for pixels in latent.decode(latents)]
+    assert together == [latent.decode([each])[0].image_float.tobytes() for each in latents]
+
+
+def test_an_image_decides_the_size_unless_the_request_does(latent: DiffusionEngine) -> None:
+    image = _picture(0, 20, 12)
+    by_image = _alone(latent, _request(0, steps=4, sampler="ddim", image=image))
+    assert len(by_image) == 20 * 12 * 3 * 4
+    assert by_image == _alone(latent, _request(0, steps=4, sampler="ddim", image=image, width=20, height=12))
+    with pytest.raises(InvalidRequest, match=r"^image: found '20 × 12 pixels'; allowed is 16 × 12 pixels"):
+        latent.check(_request(0, image=image, width=16))
+
+
+def test_what_a_mask_leaves_black_stays_at_another_size(latent: DiffusionEngine) -> None:
+    image, mask = _picture(0, 24, 12), np.zeros((12, 24, 3), np.uint8)
+    kept = _alone(latent, _request(0, steps=4, sampler="ddim", image=image, mask=mask, strength=1.0))
+    encoded = latent.run([_request(1, steps=4, sampler="ddim", image=image, mask=mask, strength=1.0)])[0]
+    assert kept == encoded.image_float.tobytes(), "nothing of a seed is left where all of the image stays"
+    mask[:, :12] = 255
+    painted = {_alone(latent, _request(seed, steps=4, sampler="ddim", image=image, mask=mask)) for seed in (0, 1)}
+    assert len({kept, *painted}) == 3
 
 
 def test_in_process_pictures_come_with_steps_and_previews(pixel: DiffusionEngine) -> None:
@@ -235,6 +287,21 @@ def test_strength_says_how_much_of_an_image_is_made_anew(pixel: DiffusionEngine)
     assert distances[0] < distances[1] < distances[2]
 
 
+@pytest.mark.parametrize(("strength", "calls"), [(0.7, 7), (0.8, 8), (0.9, 9), (1.0, 10)])
+def test_a_strength_leaves_as_many_steps_as_in_diffusers_though_it_came_as_a_float32(
+    pixel: DiffusionEngine, strength: float, calls: int
+) -> None:
+    asked = _request(0, steps=10, sampler="ddim", image=_picture(1), strength=float(np.float32(strength)))
+    assert pixel.work(asked).calls == calls == int(10 * strength)
+
+
+def test_a_rescale_is_refused_wherever_nothing_is_guided(latent: DiffusionEngine) -> None:
+    for scale in (0.5, 1.0):
+        with pytest.raises(InvalidRequest, match=r"guidance_rescale: found 0\.7; allowed is nothing without guidance"):
+            latent.check(_request(0, guidance_scale=scale, guidance_rescale=0.7))
+    latent.check(_request(0, guidance_scale=1.5, guidance_rescale=0.7))
+
+
 def test_what_a_mask_leaves_black_stays(pixel: DiffusionEngine) -> None:
     image, mask = _picture(2), np.zeros((SIDE, SIDE, 3), np.uint8)
     mask[:, : SIDE // 2] = 255
@@ -264,8 +331,9 @@ def test_metadata_has_every_parameter_with_its_default(latent: DiffusionEngine) 
     assert described["parameters"] == {
         "sampler": latent.manifest.defaults["sampler"],
         "steps": 3,
+        "width": SIDE,
+        "height": SIDE,
         "prompt": "night",
-        "negative_prompt": "",
         "guidance_scale": 2.0,
     }
 
@@ -288,7 +356,7 @@ def test_it_is_stepwise(pixel: DiffusionEngine) -> None:
         (_request(0, steps=0), "steps"),
         (_request(0, steps=1001), "steps"),
         (_request(0, sampler="euler_b"), "sampler"),
-        (_request(0, sampler="flow_euler"), "prediction"),
+        (_request(0, sampler="flow_euler"), "sampler"),
         (_request(0, sampler="euler", eta=0.5), "eta"),
         (_request(0, eta=float("nan")), "eta"),
         (_request(0, strength=0.5), "strength"),
@@ -299,12 +367,42 @@ def test_it_is_stepwise(pixel: DiffusionEngine) -> None:
         (_request(0, latent=np.full((1, 3, SIDE, SIDE), np.nan, np.float32)), "latent"),
         (_request(0, noise="numpy"), "noise"),
         (_request(0, preview_every=-1), "preview_every"),
+        (_request(0, width=SIDE + 4), "width"),
+        (_request(0, height=0), "height"),
     ],
 )
 def test_bad_parameters_are_refused_by_name(pixel: DiffusionEngine, request_: PictureRequest, field: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         pixel.check(request_)
     assert str(caught.value).startswith(f"{field}: found")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"width": 18}, "width: found 18; allowed is 8 to 24 in steps of 4"),
+        ({"width": 16, "height": 28}, "height: found 28; allowed is 8 to 24 in steps of 4"),
+        ({"height": 4}, "height: found 4; allowed is 8 to 24 in steps of 4"),
+        ({"width": -8}, "width: found -8; allowed is 1 to 65536"),
+        (
+            {"image": _picture(0, 18, 16)},
+            "image: found '18 × 16 pixels'; allowed is 16 × 16 pixels, or sides of 8 to 24 in steps of 4",
+        ),
+        ({"image": _picture(0), "width": 24}, "image: found '16 × 16 pixels'; allowed is 24 × 16 pixels"),
+        (
+            {"image": _picture(0, 24, 8), "mask": _picture(0)},
+            "mask: found '16 × 16 pixels'; allowed is 24 × 8 pixels",
+        ),
+        (
+            {"latent": np.zeros((1, 4, 8, 8), np.float32), "width": 24},
+            "latent: found 'shape [4, 8, 8]'; allowed is [4, 8, 12]",
+        ),
+    ],
+)
+def test_bad_sizes_are_refused_by_name(latent: DiffusionEngine, wanted: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        latent.check(_request(0, **wanted))
+    assert str(caught.value) == message
 
 
 def test_another_backend_or_precision_is_refused_by_name(models: Path) -> None:

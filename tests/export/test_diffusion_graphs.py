@@ -95,14 +95,20 @@ def test_a_class_conditional_transformer_predicts_what_its_pipeline_takes_of_it(
     torch.testing.assert_close(parts["denoiser"].module(*example.values()), expected)
 
 
+def test_sizes_are_told_by_the_unets_depth_and_its_usual_size() -> None:
+    assert Shapes((4, 64, 64), 4, 8, multiple=8).sides == (16, 96), "Stable Diffusion 1.5: 128 to 768 pixels"
+    assert Shapes((4, 128, 128), 4, 8, multiple=4).sides == (8, 192), "SDXL: 64 to 1536 pixels"
+    assert Shapes((4, 40, 24), 4, 8, multiple=8).sides == (16, 56)
+
+
 def test_shapes_are_those_of_the_configs(tmp_path: Path) -> None:
     found = {kind: _parts(kind, tmp_path / kind)[1] for kind in KINDS}
     assert found == {
         "ddpm": Shapes((3, 16, 16), 3),
-        "sd15": Shapes((4, 8, 8), 4, 2, (77, 16)),
-        "sd21": Shapes((4, 8, 8), 4, 2, (77, 16)),
-        "sdxl": Shapes((4, 8, 8), 4, 2, (77, 40), 12),
-        "inpaint": Shapes((4, 8, 8), 9, 2, (77, 16)),
+        "sd15": Shapes((4, 8, 8), 4, 2, (77, 16), multiple=2),
+        "sd21": Shapes((4, 8, 8), 4, 2, (77, 16), multiple=2),
+        "sdxl": Shapes((4, 8, 8), 4, 2, (77, 40), 12, multiple=1),
+        "inpaint": Shapes((4, 8, 8), 9, 2, (77, 16), multiple=2),
         "dit": Shapes((4, 8, 8), 4, 2, classes=1000, null_class=1000),
         "sd3": Shapes((4, 8, 8), 4, 2, (77 + 256, 48), 24),
     }

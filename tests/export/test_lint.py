@@ -28,15 +28,36 @@ def graph(
 CONV = helper.make_node("Conv", ["x", "weight"], ["y"], name="conv")
 
 
+def shaped(graph: onnx.ModelProto, *shape: str | int) -> onnx.ModelProto:
+    """The graph with that shape of its input and output."""
+    for value in (*graph.graph.input, *graph.graph.output):
+        value.CopyFrom(helper.make_tensor_value_info(value.name, TensorProto.FLOAT, shape))
+    return graph
+
+
 def test_a_clean_graph_has_no_violation() -> None:
     assert violations(graph(CONV)) == []
+
+
+@pytest.mark.parametrize("sides", [("height", "width"), (8, "2*width"), ("2*((height - 1)//2) + 2", 8)])
+def test_height_and_width_may_be_free_under_their_names(sides: tuple[str | int, ...]) -> None:
+    assert violations(shaped(graph(CONV), "batch", 3, *sides)) == []
+
+
+@pytest.mark.parametrize(
+    "shape", [("batch", "height", 8, 8), ("batch", 3, "width", "height"), ("batch", 3, "", 8), ("batch", 3, "s1", 8)]
+)
+def test_no_other_dimension_may_be_free(shape: tuple[str | int, ...]) -> None:
+    rule = "every dimension but the batch is fixed, or called height or width"
+    found = violations(shaped(graph(CONV), *shape))
+    assert [(violation.rule, violation.where) for violation in found] == [(rule, "input x"), (rule, "output y")]
 
 
 @pytest.mark.parametrize(
     ("model", "rule", "where"),
     [
         (graph(CONV, batch=1), "the first dimension is the batch, and free", "input x"),
-        (graph(CONV, side="side"), "every dimension but the batch is fixed", "input x"),
+        (graph(CONV, side="side"), "every dimension but the batch is fixed, or called height or width", "input x"),
         (graph(CONV, kind=TensorProto.FLOAT16), "inputs are float32, or int64 for indices", "input x"),
         (graph(CONV, ir_version=11), "IR version at most 10, found 11", "model"),
         (graph(CONV, opset=21), "opset at most 20, found 21", "model"),

@@ -60,6 +60,12 @@ def test_each_graph_is_as_torch_at_batch_1_and_3(pixel: Bundle, latent: Bundle) 
         "encoder.mean",
         "encoder.std",
     ]
+    assert [entry.output for entry in latent.manifest.parity if "of" in entry.output] == [
+        "denoiser.output of 12×4",
+        "decoder.image_float of 12×4",
+        "encoder.mean of 12×4",
+        "encoder.std of 12×4",
+    ]
     for entry in (*pixel.manifest.parity, *latent.manifest.parity):
         assert 0.0 < entry.max_abs_error <= 1e-4, entry
 
@@ -71,6 +77,7 @@ def test_the_manifest_says_what_serving_needs(latent: Bundle) -> None:
     assert config["pipeline"] == "stable-diffusion"
     assert config["denoiser_inputs"] == ["sample", "timestep", "encoder_hidden_states"]
     assert (config["latent"], config["scale"], config["decoder"], config["encoder"]) == ([4, 8, 8], 2, True, True)
+    assert config["sizes"] == {"multiple": 4, "least": 8, "most": 24}
     assert config["text"] == {
         "max_length": 77,
         "tokenizers": {"input_ids": "tokenizer.json"},
@@ -98,6 +105,7 @@ def test_the_manifest_says_what_serving_needs(latent: Bundle) -> None:
 def test_a_pixel_model_has_a_denoiser_and_nothing_to_guide_by(pixel: Bundle) -> None:
     assert pixel.manifest.files.keys() == {"denoiser.onnx"}
     assert pixel.manifest.config["text"] is None
+    assert pixel.manifest.config["sizes"] == "fixed"
     assert pixel.manifest.config["preview"] is None
     assert pixel.manifest.defaults == {"steps": 20, "sampler": "dpmpp_2m"}
     assert {spec.name for spec in pixel.manifest.inputs} == {"seed", "latent", "steps", "sampler"}
@@ -145,6 +153,29 @@ def test_the_graphs_of_other_pipelines_are_as_torch_too(kind: str, name: str, tm
     assert len(measured) == 2 * len(parts[name].outputs)
     largest = max(onnx.load(tmp_path / f"{name}.onnx").graph.initializer, key=lambda tensor: np.prod(tensor.dims))
     assert largest.data_type == onnx.TensorProto.FLOAT16
+
+
+@torch.inference_mode()
+def test_graphs_of_a_unet_take_other_sizes(latent: Bundle) -> None:
+    pipeline: Any = tiny_pipeline("sd15")
+    picture = torch.randn(1, 3, 24, 20)
+    mean, _ = _run(latent, "encoder", image_float=picture.numpy())
+    expected = pipeline.vae.encode(picture).latent_dist.mean * pipeline.vae.config.scaling_factor
+    np.testing.assert_allclose(mean, expected.numpy(), atol=1e-5)
+    sample, timestep, text = torch.randn(2, 4, 12, 10), torch.tensor([10.0, 900.0]), torch.randn(2, 77, 16)
+    predicted = pipeline.unet(sample, timestep, text).sample.numpy()
+    feeds = {"sample": sample.numpy(), "timestep": timestep.numpy(), "encoder_hidden_states": text.numpy()}
+    np.testing.assert_allclose(*_run(latent, "denoiser", **feeds), predicted, atol=1e-4 * np.abs(predicted).max())
+
+
+def test_a_unet_whose_own_size_its_halvings_do_not_fit_keeps_to_it(tmp_path: Path) -> None:
+    folder = save_tiny("sd15", tmp_path)
+    _config("unet", sample_size=[8, 9])(folder)
+    pipeline = read_pipeline(folder)
+    networks = {name: load_module(component, torch.float32) for name, component in pipeline.components.items()}
+    shapes = shapes_of(pipeline, networks)
+    assert (shapes.latent, shapes.multiple) == ((4, 8, 9), None)
+    assert [part.free_sides for part in parts_of(pipeline, networks, shapes)] == [()] * 4
 
 
 def _publish(kind: str, tmp_path: Path, change: Callable[[Path], None] = lambda folder: None, **options: Any) -> Path:

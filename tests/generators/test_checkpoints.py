@@ -52,8 +52,8 @@ def _config(**changes: Any) -> str:
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"family": "dcgan"}, "found safetensors of the family 'dcgan'; allowed is 'stylegan2'"),
-        ({"config": "null"}, "found safetensors of the family 'stylegan2'; allowed is 'stylegan2', with its config"),
+        ({"family": "dcgan"}, "found safetensors of the family 'dcgan'; allowed is 'stylegan2' or 'stylegan3'"),
+        ({"config": "null"}, "found safetensors of the family 'stylegan2'; allowed is 'stylegan2' or 'stylegan3'"),
         ({"config": "{"}, "found a damaged safetensors file"),
         ({"config": "[" * 100_000}, "found a damaged safetensors file"),
         ({"config": "{}"}, "found hyperparameters without resolution"),

@@ -185,12 +185,15 @@ def test_higher_priorities_go_first_then_fewest_calls_then_arrival(batcher: Batc
     assert names(batcher.tick()) == list("pqrstuvw")
 
 
-def test_calls_left_count_and_not_calls_in_all(batcher: Batcher, clock: FakeClock) -> None:
-    batcher.submit(rows("a", calls=20))
-    for _ in range(17):
+@pytest.mark.parametrize("made", [0, 25, 47, 49])
+def test_short_rows_go_before_long_ones_however_few_calls_those_have_left(
+    batcher: Batcher, clock: FakeClock, made: int
+) -> None:
+    batcher.submit(rows("abcdefgh", calls=50))
+    for _ in range(made):
         step(batcher, clock)
-    batcher.submit(rows("bcdefghi", calls=5))
-    assert names(batcher.tick()) == list("abcdefgh")
+    batcher.submit(rows("ABC", calls=4))
+    assert names(batcher.tick()) == list("ABCabcde")
 
 
 def test_row_beyond_the_starvation_limit_has_half_of_each_tick(clock: FakeClock) -> None:
@@ -392,5 +395,5 @@ def test_estimated_wait_is_when_a_place_is_free(clock: FakeClock) -> None:
     (after,) = batcher.submit(rows(["d"], calls=30, width=2))
     (short,) = batcher.submit(rows(["e"], calls=3))
     assert batcher.estimated_wait(short) == 0.0
-    assert batcher.estimated_wait(next_one) == 4 * 0.5  # in the place of "a", which has 4 calls left
+    assert batcher.estimated_wait(next_one) == 4 * 0.5  # in the place of "a", which has 4 calls to make
     assert batcher.estimated_wait(after) == 13 * 0.5  # in that of "b", which pauses for the 3 calls of "e"

@@ -57,6 +57,8 @@ def first(**parameters: Any) -> Denoising:
         ("eta", 0.5),
         ("guidance_scale", 7.5),
         ("guidance_rescale", 0.7),
+        ("width", 8),
+        ("height", 6),
         ("noise", "impasto"),
         ("noise", "torch"),
         ("preview_every", 4),
@@ -85,6 +87,11 @@ def test_every_picture_has_its_own_latent_or_the_only_one() -> None:
     for request in received(latent=LATENTS[1]):
         assert request.denoising is not None
         assert_array_equal(request.denoising.latent, LATENTS[1:2])
+
+
+def test_a_size_that_is_not_the_models_is_refused_before_its_latents_are_looked_at() -> None:
+    with pytest.raises(InvalidRequest, match=r"^denoising\.width: found 12; allowed is 8, the only one of this model$"):
+        received(width=12, latent=LATENTS[0])
 
 
 def test_what_is_not_asked_for_is_left_to_the_model() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from impasto.api.impasto.v1.generation_pb2_grpc import GenerationServiceStub
 from impasto.api.inference import grpc_service_pb2 as inference_pb
 from impasto.api.inference.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from impasto.cli import app
+from impasto.engine.diffusion import DiffusionEngine
 from impasto.errors import InvalidRequest
 from impasto.events import Done, Event, Finished, Preview, Queued, Step
 from impasto.images import metadata_text
@@ -42,6 +45,9 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "an image and a mask": {"steps": 3, "sampler": "ddim", "image": IMAGE, "mask": MASK},
     "latents": {"steps": 2, "latent": LATENTS},
     "a latent for all": {"steps": 2, "latent": LATENTS[0]},
+    "another size": {"steps": 2, "width": 24, "height": 12},
+    "an image of another size": {"steps": 4, "sampler": "ddim", "image": random_pixels(20, 24, 3)},
+    "latents of another size": {"steps": 2, "width": 20, "latent": np.zeros((4, 8, 10), np.float32)},
 }
 
 
@@ -110,6 +116,19 @@ def _of_one_picture() -> dict[str, dict[str, Any]]:
     return {name: parameters for name, parameters in PARAMETERS.items() if name != "latents"}
 
 
+@pytest.fixture
+def slow_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps slow enough for a reader, who else might find the newer one alone."""
+    step = DiffusionEngine.step
+
+    def slow(engine: DiffusionEngine, rows: Any) -> Any:
+        time.sleep(0.05)
+        return step(engine, rows)
+
+    monkeypatch.setattr(DiffusionEngine, "step", slow)
+
+
+@pytest.mark.usefixtures("slow_steps")
 @both
 def test_a_stream_tells_every_step_of_every_picture(generate: Generate, address: str) -> None:
     events: list[Event] = []
@@ -127,6 +146,7 @@ def test_a_stream_tells_every_step_of_every_picture(generate: Generate, address:
         assert len({*looks, pictures[index].array.tobytes()}) == 3
 
 
+@pytest.mark.usefixtures("slow_steps")
 @pytest.mark.parametrize("format", ["uint8", "float32", "png", "jpeg", "webp"])
 def test_previews_have_the_format_that_is_asked_for(format: Any, address: str, generator: impasto.Generator) -> None:
     def previews(events: list[Event]) -> list[impasto.Picture]:
@@ -143,6 +163,33 @@ def test_previews_have_the_format_that_is_asked_for(format: Any, address: str, g
         assert there.encoded == here.encoded
         if format == "float32":
             assert_array_equal(there.image_float, here.image_float)
+
+
+def test_replies_and_previews_tell_the_size_asked_for(channel: grpc.Channel) -> None:
+    stub = GenerationServiceStub(channel)
+    denoising = pb.Denoising(steps=3, sampler="ddim", width=24, height=8, preview_every=1)
+    request = pb.GenerateRequest(model=MODEL, seeds=[5], denoising=denoising, format=pb.IMAGE_FORMAT_RAW_UINT8)
+    (whole,) = stub.Generate(request).pictures
+    events = list(stub.GenerateStream(request))
+    shown = [event.preview.picture for event in events if event.WhichOneof("event") == "preview"]
+    assert [(picture.width, picture.height, len(picture.data)) for picture in (whole, *shown)] == [(24, 8, 576)] * 3
+    told = json.loads(whole.metadata)["parameters"]
+    assert (told["width"], told["height"]) == (24, 8)
+
+
+def test_a_reply_has_room_for_as_many_pictures_as_their_own_size_allows(models: Path) -> None:
+    with (
+        running(
+            models, load=(MODEL,), limits={"send_mib": 1, "max_pictures": 1_000}, batching={"max_queue": 1_000}
+        ) as address,
+        grpc.insecure_channel(address) as channel,
+    ):
+        stub = GenerationServiceStub(channel)
+        request = pb.GenerateRequest(model=MODEL, seeds=[0], count=1_000, format=pb.IMAGE_FORMAT_RAW_UINT8)
+        request.denoising.CopyFrom(pb.Denoising(steps=1, width=24, height=24))
+        with pytest.raises(grpc.RpcError) as refused:
+            stub.Generate(request)
+    assert f"at most {2**20 // (24 * 24 * 3)} of this size" in refused.value.details()
 
 
 def test_a_reply_without_a_stream_has_no_previews(channel: grpc.Channel) -> None:
@@ -228,15 +275,25 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         f"image: found '{SIDE - 1} × {SIDE} pixels'; allowed is {SIDE} × {SIDE} pixels",
     ),
     "image with too many pixels": (
-        {"image": random_png(SIDE + 1, SIDE)},
-        f"denoising.image: found '{SIDE + 1}×{SIDE} pixels'; allowed is at most {SIDE * SIDE} pixels",
+        {"image": random_png(25, 24)},
+        "denoising.image: found '25×24 pixels'; allowed is at most 576 pixels",
     ),
+    "image that is not of the size": ({"image": IMAGE, "width": 24}, "image: found '16 × 16 pixels'; allowed is 24 × "),
+    "width": ({"width": 18}, "denoising.width: found 18; allowed is 8 to 24 in steps of 4"),
+    "height": ({"height": 40_000}, "denoising.height: found 40000; allowed is 8 to 24 in steps of 4"),
     "mask of another size": ({"image": IMAGE, "mask": random_png(SIDE, SIDE - 1)}, "mask: found "),
     "latent of another shape": (
         {"latent": LATENTS[0, :3]},
         "denoising.latent: found '192 values'; allowed is C · h · w = 4 · 8 · 8 values",
     ),
+    "latent of another size": (
+        {"latent": LATENTS[0], "height": 8},
+        "denoising.latent: found '256 values'; allowed is C · h · w = 4 · 4 · 8 values",
+    ),
     "psi": ({"psi": 0.5}, "psi: found "),
+    "psi cutoff": ({"psi_cutoff": 2}, "psi_cutoff: found "),
+    "class vector": ({"class_vector": [1.0]}, "class_vector: found "),
+    "style mix": ({"style_mix": (1, 0, 1)}, "style_mix: found "),
 }
 
 
@@ -257,12 +314,14 @@ def test_the_command_writes_the_same_file_from_either_side_and_no_preview_stays(
     address: str, models: Path, tmp_path: Path
 ) -> None:
     options = ["--seed", "5", "--steps", "4", "--sampler", "ddim", "--prompt", "night", "--preview-every", "1"]
+    options += ["--width", "20", "--height", "8"]
     for name, where in (("here", ["--models", str(models)]), ("there", ["--server", address])):
         result = CliRunner().invoke(app, ["generate", MODEL, *options, *where, "--out", str(tmp_path / name)])
         assert result.exit_code == 0, result.output
     here, there = (tmp_path / name for name in ("here", "there"))
     assert [path.name for path in here.iterdir()] == [path.name for path in there.iterdir()] == [f"{MODEL}-5.png"]
     assert (here / f"{MODEL}-5.png").read_bytes() == (there / f"{MODEL}-5.png").read_bytes()
+    assert impasto.images.decode((here / f"{MODEL}-5.png").read_bytes()).shape == (8, 20, 3)
 
 
 def test_the_real_tritonclient_gets_the_pictures_made_in_process(

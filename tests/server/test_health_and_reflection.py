@@ -120,7 +120,7 @@ async def test_reflection_has_the_methods_of_every_service(null_models: Path) ->
                 file = FileDescriptorProto.FromString(serialized)
                 for service in file.service:
                     methods[f"{file.package}.{service.name}"] = {method.name for method in service.method}
-    assert methods[SERVICES[0]] == {"Generate", "GenerateStream"}
+    assert methods[SERVICES[0]] == {"Explore", "Generate", "GenerateStream"}
     assert methods[SERVICES[1]] == {"ListModels", "GetModel", "LoadModel", "UnloadModel"}
     assert methods[SERVICES[2]] >= {"ModelInfer", "ServerReady", "ModelReady", "ModelConfig", "RepositoryIndex"}
 

@@ -18,6 +18,7 @@ from impasto.api.impasto.v1 import models_pb2
 from impasto.api.impasto.v1.generation_pb2_grpc import GenerationServiceStub
 from impasto.api.impasto.v1.models_pb2_grpc import ModelServiceStub
 from impasto.server.server import Server
+from tests.support.diffusion import write_tiny_diffusion
 from tests.support.gate import HELD, Gate
 from tests.support.inference import connected, serving
 from tests.support.waiting import GUARD, until
@@ -144,6 +145,19 @@ async def test_batches_are_counted_with_their_rows_and_padding(null_models: Path
     assert null(samples, "padding_rows_total") == 0 + 1 + 1 + 3
     assert null(samples, "execute_seconds_count") == 4
     assert null(samples, "execute_seconds_sum") > 0
+
+
+async def test_the_second_row_of_a_guided_picture_is_no_padding(tmp_path: Path) -> None:
+    write_tiny_diffusion(tmp_path, "sd15")
+    guided = pb.Denoising(steps=3, sampler="ddim", guidance_scale=5.0)
+    async with (
+        serving(tmp_path, "sd15", metrics_listen="127.0.0.1:0") as server,
+        connected(server) as channel,
+    ):
+        await Stub(channel).Generate(pb.GenerateRequest(model="sd15", seeds=[1], denoising=guided))
+        samples = await scrape(server)
+    assert of(samples, "batch_rows_sum", model="sd15", version="1") == {(): 3}
+    assert of(samples, "padding_rows_total", model="sd15", version="1") == {(): 0}  # on a CPU every bucket fits
 
 
 async def test_every_picture_is_timed_in_the_queue_and_every_encoded_one_in_its_encoding(null_models: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -18,7 +19,7 @@ from impasto.api.impasto.v1 import generation_pb2 as pb
 from impasto.api.impasto.v1.generation_pb2_grpc import GenerationServiceStub
 from impasto.denoising import Denoising
 from impasto.engine.generator import load
-from impasto.engine.picture import Floats, PictureRequest
+from impasto.engine.picture import Floats, PictureRequest, Pixels
 from impasto.engine.stepwise import StepRow
 from impasto.errors import InvalidRequest
 from impasto.server.config import MEBIBYTE
@@ -29,6 +30,7 @@ from tests.support.inference import connected, serving
 from tests.support.waiting import until
 
 MODEL = "ddpm"
+SIZED = "sd15"
 REQUESTS = 2_000
 GROWTH = 20 * MEBIBYTE
 
@@ -37,6 +39,13 @@ GROWTH = 20 * MEBIBYTE
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     write_tiny_diffusion(folder, MODEL)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sized_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sized-models")
+    write_tiny_diffusion(folder, SIZED)
     return folder
 
 
@@ -67,7 +76,7 @@ class Scene:
 
     def ask(self, *seeds: int, timeout: float | None = None, **denoising: Any) -> Any:
         """A call that is under way."""
-        request = asking(MODEL, *seeds, denoising=pb.Denoising(**denoising))
+        request = asking(self.model.name, *seeds, denoising=pb.Denoising(**denoising))
         return self.stub.Generate(request, timeout=timeout)
 
     async def stepped(self, steps: int) -> None:
@@ -89,15 +98,17 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene_of(models: Path, **settings: Any) -> AsyncIterator[Scene]:
-    async with serving(models, MODEL, **settings) as server, connected(server) as channel:
-        model = server.host.get(MODEL)
+async def scene_of(models: Path, name: str = MODEL, **settings: Any) -> AsyncIterator[Scene]:
+    async with serving(models, name, **settings) as server, connected(server) as channel:
+        model = server.host.get(name)
         assert isinstance(model, SteppedModel)
         yield Scene(model, GenerationServiceStub(channel))
 
 
 async def test_a_stream_tells_of_the_queue_each_step_previews_and_the_picture(models: Path) -> None:
     async with scene_of(models) as scene:
+        # Slow enough for the reader, who else might find the newer step alone.
+        scene.before_step = lambda ran: time.sleep(0.05)
         request = asking(MODEL, 7, denoising=pb.Denoising(steps=5, preview_every=2))
         pictures, events = await collect(scene.stub.GenerateStream(request))
     kinds = [event.WhichOneof("event") for event in events]
@@ -136,6 +147,25 @@ async def test_a_short_request_behind_long_ones_starts_within_two_steps(models: 
         await asyncio.gather(*long)
     assert first - before <= 2
     assert last - first == 3
+
+
+async def test_pictures_of_other_sizes_take_turns_and_are_those_that_are_made_alone(sized_models: Path) -> None:
+    sizes = ((16, 16), (24, 8), (8, 24))
+    wanted = [
+        {"steps": 40, "sampler": "ddim", "width": sizes[seed % 3][0], "height": sizes[seed % 3][1]} for seed in range(9)
+    ]
+    async with scene_of(sized_models, SIZED) as scene:
+        replies = await asyncio.gather(*(scene.ask(seed, **each) for seed, each in enumerate(wanted)))
+        ran = [{seed % 3 for seed, _ in step} for step in scene.steps]
+    assert {len(groups) for groups in ran} == {1}, "a step has rows of one size"
+    turns = [groups.pop() for groups in ran]
+    before_one_is_done = turns[: min(len(turns) - turns[::-1].index(group) for group in range(3))]
+    assert min(before_one_is_done.count(group) for group in range(3)) >= 5
+    with load(SIZED, models=sized_models) as generator:
+        for seed, (reply, each) in enumerate(zip(replies, wanted, strict=True)):
+            alone = generator.generate(seeds=seed, **each)[0]  # type: ignore[arg-type]
+            assert alone.array.shape == (each["height"], each["width"], 3)
+            assert reply.pictures[0].data == alone.array.tobytes()
 
 
 async def test_a_cancelled_request_leaves_its_slot_at_the_next_step(models: Path) -> None:
@@ -192,6 +222,38 @@ async def test_a_request_that_cannot_start_does_not_harm_its_batch_mates(
         assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert len(good.pictures) == 2
         await scene.idle()
+
+
+async def test_decoding_delays_the_next_step_by_one_batch_at_most(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tiny_diffusion(models, "sd15")
+    async with serving(models, "sd15") as server, connected(server) as channel:
+        model = server.host.get("sd15")
+        assert isinstance(model, SteppedModel)
+        engine, done = model.engine, []
+        step, decode = engine.step, engine.decode
+
+        def stepping(rows: Sequence[StepRow]) -> dict[int, Floats]:
+            done.append("step")
+            return step(rows)
+
+        def decoding(latents: Sequence[Floats]) -> list[Pixels]:
+            assert len(latents) <= engine.decode_batch
+            done.append("decode")
+            return decode(latents)
+
+        monkeypatch.setattr(engine, "step", stepping)
+        monkeypatch.setattr(engine, "decode", decoding)
+        wanted = pb.Denoising(sampler="ddim", guidance_scale=1.0, prompt="night")
+        calls = []
+        for seed in range(20):  # four at a time end in the same step
+            wanted.steps = 3 if seed < 16 else 40
+            calls.append(GenerationServiceStub(channel).Generate(asking("sd15", seed, denoising=wanted)))
+        await asyncio.gather(*calls)
+    order = "".join(kind[0] for kind in done)
+    assert order.count("d") == 20
+    assert "dd" not in order[: order.rindex("s")]
 
 
 async def test_a_model_that_is_unloaded_finishes_what_it_accepted(models: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from impasto.export.publish import publish_stylegan2
-from tests.support.generators import TINY, random_generator
+from impasto.export.publish_stylegan3 import publish_stylegan3
+from tests.support.generators import TINY, TINY3_R, random_generator, random_stylegan3
 
 
 def write_tiny_bundle(models: Path, name: str = "tiny", version: str = "1", **changes: Any) -> Path:
@@ -17,3 +18,9 @@ def write_tiny_bundle(models: Path, name: str = "tiny", version: str = "1", **ch
     """
     config = dataclasses.replace(TINY, **{"c_dim": 3, **changes})
     return publish_stylegan2(config, random_generator(config).state_dict(), name, models, version=version)
+
+
+def write_tiny_stylegan3(models: Path, name: str = "tiny3", version: str = "1", **changes: Any) -> Path:
+    """A StyleGAN3-R of 16×16 pictures and three classes; `changes` are to its configuration."""
+    config = dataclasses.replace(TINY3_R, **{"c_dim": 3, **changes})
+    return publish_stylegan3(config, random_stylegan3(config).state_dict(), name, models, version=version)

@@ -1,4 +1,4 @@
-"""Pickles in the structure of the official StyleGAN2 checkpoints, made without any of the official code.
+"""Pickles in the structure of the official StyleGAN2 and StyleGAN3 checkpoints, made without any of the official code.
 
 The classes and functions that such a file names are stand-ins, there only while a file is written. The source text that
 each module carries would touch a marker file, were it ever executed.
@@ -22,6 +22,8 @@ from torch import nn
 
 from impasto.generators.stylegan2 import StyleGAN2
 from impasto.generators.stylegan2_config import StyleGAN2Config
+from impasto.generators.stylegan3 import StyleGAN3
+from impasto.generators.stylegan3_config import StyleGAN3Config
 
 
 class EasyDict(dict):
@@ -104,6 +106,26 @@ def stylegan3_arguments(config: StyleGAN2Config) -> dict[str, Any]:
     return arguments | arguments.pop("synthesis_kwargs") | {"fused_modconv_default": "inference_only"}
 
 
+def official_arguments(config: StyleGAN3Config) -> dict[str, Any]:
+    """The arguments of the StyleGAN3 class, as training keeps them."""
+    return {
+        "z_dim": config.z_dim,
+        "c_dim": config.c_dim,
+        "w_dim": config.w_dim,
+        "img_resolution": config.resolution,
+        "img_channels": config.img_channels,
+        "mapping_kwargs": EasyDict(num_layers=config.mapping_layers),
+        "channel_base": config.channel_base,
+        "channel_max": config.channel_max,
+        "magnitude_ema_beta": 0.9994456359721023,
+        "num_layers": config.num_layers,
+        "conv_kernel": config.conv_kernel,
+        "use_radial_filters": config.radial_filters,
+        "conv_clamp": config.conv_clamp,
+        "num_fp16_res": 4,
+    }
+
+
 def network(module: nn.Module, class_name: str, source: str, arguments: Mapping[str, Any] | None = None) -> Persistent:
     """A module and all in it as the file has them: nested, its state with the attributes that upstream keeps."""
     state: dict[str, Any] = {
@@ -125,14 +147,14 @@ def network(module: nn.Module, class_name: str, source: str, arguments: Mapping[
 
 
 def official_networks(
-    generator: StyleGAN2, source: str = "# a class\n", arguments: Mapping[str, Any] | None = None
+    generator: StyleGAN2 | StyleGAN3, source: str = "# a class\n", arguments: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """What an official file holds: three networks, the augmentation and the data set's arguments."""
-    chosen = ada_arguments(generator.config) if arguments is None else arguments
+    chosen = _arguments(generator) if arguments is None else arguments
     discriminator = nn.Sequential(nn.Conv2d(3, 4, 1))
     augmentation = nn.Module()
     augmentation.register_buffer("p", torch.tensor(0.5))
-    other = StyleGAN2(generator.config)
+    other = type(generator)(generator.config)
     return {
         "G": network(other, "Generator", source, chosen),
         "D": network(discriminator, "Discriminator", source),
@@ -140,6 +162,12 @@ def official_networks(
         "augment_pipe": network(augmentation, "AugmentPipe", source),
         "training_set_kwargs": EasyDict(class_name="training.dataset.ImageFolderDataset", path="a.zip", xflip=False),
     }
+
+
+def _arguments(generator: StyleGAN2 | StyleGAN3) -> dict[str, Any]:
+    if isinstance(generator, StyleGAN3):
+        return official_arguments(generator.config)
+    return ada_arguments(generator.config)
 
 
 def pickled(value: object, protocol: int = 4) -> bytes:

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from impasto.errors import CheckpointError
-from impasto.generators.foreign.plain_values import shown
-from impasto.generators.foreign.torch_archive import StoredTensor
+from impasto.generators.foreign.sources import Sources, check_width, shape_of, take_state
 from impasto.generators.stylegan2 import StyleGAN2
 from impasto.generators.stylegan2_config import MAX_RESOLUTION, StyleGAN2Config
 from impasto.kernels import upfirdn
-
-MAX_WIDTH = 2**15
-FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-
-Sources = Mapping[str, StoredTensor | Tensor]
 
 
 def infer_config(sources: Sources) -> StyleGAN2Config:
@@ -31,28 +22,26 @@ def infer_config(sources: Sources) -> StyleGAN2Config:
     if the tensors are those of another architecture.
     """
     resolutions = _resolutions(sources)
-    channels = {r: _shape(sources, f"synthesis.b{r}.torgb.weight", 4)[1] for r in resolutions}
+    channels = {r: shape_of(sources, f"synthesis.b{r}.torgb.weight", 4)[1] for r in resolutions}
     layers = sum(1 for name in sources if re.fullmatch(r"mapping\.fc\d+\.weight", name))
-    w_dim, _ = _shape(sources, f"mapping.fc{max(layers - 1, 0)}.weight", 2)
-    _, features = _shape(sources, "mapping.fc0.weight", 2)
+    w_dim, _ = shape_of(sources, f"mapping.fc{max(layers - 1, 0)}.weight", 2)
+    _, features = shape_of(sources, "mapping.fc0.weight", 2)
     conditional = "mapping.embed.weight" in sources
-    embedded, c_dim = _shape(sources, "mapping.embed.weight", 2) if conditional else (0, 0)
+    embedded, c_dim = shape_of(sources, "mapping.embed.weight", 2) if conditional else (0, 0)
     try:
         config = StyleGAN2Config(
             resolution=max(resolutions),
             z_dim=features - embedded,
             w_dim=w_dim,
             c_dim=c_dim,
-            img_channels=_shape(sources, "synthesis.b4.torgb.weight", 4)[0],
+            img_channels=shape_of(sources, "synthesis.b4.torgb.weight", 4)[0],
             mapping_layers=layers,
             channel_base=max(r * count for r, count in channels.items()),
             channel_max=max(channels.values()),
         )
     except ValueError as error:
         raise CheckpointError(f"found tensors that fit no generator: {error}") from error
-    widest = max(config.z_dim, config.w_dim, config.c_dim, config.img_channels, config.channel_max)
-    if widest > MAX_WIDTH:
-        raise CheckpointError(f"found a layer of {widest} features; allowed are {MAX_WIDTH}")
+    check_width(config.z_dim, config.w_dim, config.c_dim, config.img_channels, config.channel_max)
     for r, count in channels.items():
         if count != config.channels(r):
             raise CheckpointError(
@@ -60,27 +49,6 @@ def infer_config(sources: Sources) -> StyleGAN2Config:
                 f"allowed is min(channel_base // r, channel_max), {config.channels(r)} by the other blocks"
             )
     return config
-
-
-def stated_config(values: Mapping[str, object]) -> StyleGAN2Config:
-    """The config of hyperparameters that a file states; CheckpointError names one that is unknown or out of range."""
-    known = {field.name for field in dataclasses.fields(StyleGAN2Config)}
-    for name, value in values.items():
-        if name not in known:
-            raise CheckpointError(f"found the hyperparameter {shown(name)}; allowed are {', '.join(sorted(known))}")
-        if name in ("mapping_lr_multiplier", "conv_clamp"):
-            number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
-            if not number and not (name == "conv_clamp" and value is None):
-                raise CheckpointError(f"{name}: found {shown(value)}; allowed is a positive number")
-        elif type(value) is not int or not 0 <= value < 2**31:
-            raise CheckpointError(f"{name}: found {shown(value)}; allowed is an integer, 0 or more")
-    numbers: dict[str, Any] = dict(values)
-    if "resolution" not in numbers:
-        raise CheckpointError("found hyperparameters without resolution")
-    try:
-        return StyleGAN2Config(**numbers)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from error
 
 
 def check_agreement(stated: StyleGAN2Config, found: StyleGAN2Config) -> None:
@@ -101,19 +69,12 @@ def check_agreement(stated: StyleGAN2Config, found: StyleGAN2Config) -> None:
 def take_tensors(config: StyleGAN2Config, sources: Sources, file_bytes: int) -> dict[str, Tensor]:
     """The state dict of StyleGAN2(config) in float32. CheckpointError names what is missing, too much or wrong."""
     with torch.device("meta"):
-        expected = {name: tuple(tensor.shape) for name, tensor in StyleGAN2(config).state_dict().items()}
-    _refuse("tensors are missing", [name for name in expected if name not in sources])
-    _refuse("tensors are unknown to StyleGAN2", [name for name in sources if name not in expected])
-    for name, shape in expected.items():
-        source = sources[name]
-        if tuple(source.shape) != shape:
-            raise CheckpointError(f"{name}: found the shape {list(source.shape)}; allowed is {list(shape)}")
-        if source.dtype not in FLOATS:
-            raise CheckpointError(f"{name}: found {source.dtype}; allowed are floating-point numbers")
-    stored = [source for source in sources.values() if isinstance(source, StoredTensor)]
-    if sum(math.prod(tensor.shape) * tensor.dtype.itemsize for tensor in stored) > file_bytes:
-        raise CheckpointError("found tensors that share their numbers: together they are larger than the file")
-    return {name: _read(name, sources[name]) for name in expected}
+        network = StyleGAN2(config)
+    tensors = take_state(network, sources, file_bytes)
+    for name, tensor in tensors.items():
+        if name.endswith(".resample_filter"):
+            check_filter(name, tensor)
+    return tensors
 
 
 def resample_filter() -> Tensor:
@@ -130,8 +91,6 @@ def check_filter(name: str, taps: Tensor, gain: float = 1.0) -> None:
 
 def _resolutions(sources: Sources) -> list[int]:
     """4, 8, … as far as there are blocks; refuses what is no StyleGAN2 with skip connections by its name."""
-    if any(name.startswith("synthesis.input.") for name in sources):
-        raise CheckpointError("found a StyleGAN3 generator; allowed are StyleGAN2 generators")
     if any(name.endswith(".skip.weight") for name in sources):
         raise CheckpointError("architecture: found 'resnet' (there is a skip.weight); allowed is 'skip'")
     levels = [2**level for level in range(2, int(math.log2(MAX_RESOLUTION)) + 2)]
@@ -142,27 +101,3 @@ def _resolutions(sources: Sources) -> list[int]:
     if not blocks:
         raise CheckpointError("found no block of a synthesis network (synthesis.b4.conv1.weight and so on)")
     return [r for r in levels if r <= blocks[-1]]
-
-
-def _shape(sources: Sources, name: str, rank: int) -> tuple[int, ...]:
-    if name not in sources:
-        raise CheckpointError(f"{name}: found none; a StyleGAN2 generator has it")
-    shape = tuple(sources[name].shape)
-    if len(shape) != rank:
-        raise CheckpointError(f"{name}: found the shape {list(shape)}; allowed are {rank} dimensions")
-    return shape
-
-
-def _refuse(fault: str, names: list[str]) -> None:
-    if names:
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        raise CheckpointError(f"{fault}: {', '.join(shown(name) for name in sorted(names)[:3])}{more}")
-
-
-def _read(name: str, source: StoredTensor | Tensor) -> Tensor:
-    tensor = (source.read() if isinstance(source, StoredTensor) else source).float().contiguous()
-    if not bool(torch.isfinite(tensor).all()):
-        raise CheckpointError(f"{name}: found NaN or infinite numbers; allowed are finite ones")
-    if name.endswith(".resample_filter"):
-        check_filter(name, tensor)
-    return tensor

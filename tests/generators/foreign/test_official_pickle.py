@@ -311,7 +311,7 @@ WRONG_TENSORS: list[tuple[Callable[[StyleGAN2], None], str]] = [
     (lambda generator: delattr(generator.synthesis.b4, "torgb"), "architecture: found 'orig'"),
     (
         lambda generator: setattr(generator.synthesis, "input", torch.nn.Linear(4, 4)),
-        "found a StyleGAN3 generator; allowed are StyleGAN2 generators",
+        "found no layer of a StyleGAN3 synthesis network",
     ),
 ]
 

@@ -121,6 +121,8 @@ class GenerateRequest(_message.Message):
     QUALITY_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     DENOISING_FIELD_NUMBER: _builtins.int
+    ROTATION_FIELD_NUMBER: _builtins.int
+    TRANSLATION_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of a loaded model, at most 100 characters."""
     version: _builtins.str
@@ -139,6 +141,8 @@ class GenerateRequest(_message.Message):
     """JPEG and WebP: 1 to 100; 0: the default (95 and 90)."""
     priority: _builtins.int
     """1 is the most urgent, up to the server's number of levels; 0: the server's default."""
+    rotation: _builtins.float
+    """Turns the picture, of a StyleGAN3 model: degrees counter-clockwise, -360 to 360."""
     @_builtins.property
     def seeds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """One picture a seed, each in [0, 4294967295]: z = RandomState(seed).randn(1, z_dim), as StyleGAN users know it."""
@@ -163,6 +167,10 @@ class GenerateRequest(_message.Message):
     def denoising(self) -> Global___Denoising:
         """How a diffusion model goes about it. Other models refuse every field of it."""
 
+    @_builtins.property
+    def translation(self) -> Global___Translation:
+        """Moves it, after it is turned. Other models refuse both."""
+
     def __init__(
         self,
         *,
@@ -182,10 +190,12 @@ class GenerateRequest(_message.Message):
         quality: _builtins.int = ...,
         priority: _builtins.int = ...,
         denoising: Global___Denoising | None = ...,
+        rotation: _builtins.float | None = ...,
+        translation: Global___Translation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "_label", b"_label", "_psi", b"_psi", "_psi_cutoff", b"_psi_cutoff", "class_vector", b"class_vector", "count", b"count", "denoising", b"denoising", "label", b"label", "psi", b"psi", "psi_cutoff", b"psi_cutoff", "style_mix", b"style_mix"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "_label", b"_label", "_psi", b"_psi", "_psi_cutoff", b"_psi_cutoff", "_rotation", b"_rotation", "class_vector", b"class_vector", "count", b"count", "denoising", b"denoising", "label", b"label", "psi", b"psi", "psi_cutoff", b"psi_cutoff", "rotation", b"rotation", "style_mix", b"style_mix", "translation", b"translation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "_label", b"_label", "_psi", b"_psi", "_psi_cutoff", b"_psi_cutoff", "class_vector", b"class_vector", "count", b"count", "denoising", b"denoising", "format", b"format", "label", b"label", "model", b"model", "noise_mode", b"noise_mode", "priority", b"priority", "psi", b"psi", "psi_cutoff", b"psi_cutoff", "quality", b"quality", "seeds", b"seeds", "style_mix", b"style_mix", "version", b"version", "ws", b"ws", "z", b"z"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "_label", b"_label", "_psi", b"_psi", "_psi_cutoff", b"_psi_cutoff", "_rotation", b"_rotation", "class_vector", b"class_vector", "count", b"count", "denoising", b"denoising", "format", b"format", "label", b"label", "model", b"model", "noise_mode", b"noise_mode", "priority", b"priority", "psi", b"psi", "psi_cutoff", b"psi_cutoff", "quality", b"quality", "rotation", b"rotation", "seeds", b"seeds", "style_mix", b"style_mix", "translation", b"translation", "version", b"version", "ws", b"ws", "z", b"z"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__count: _TypeAlias = _typing.Literal["count"]  # noqa: Y015
     _WhichOneofArgType__count: _TypeAlias = _typing.Literal["_count", b"_count"]  # noqa: Y015
@@ -195,6 +205,8 @@ class GenerateRequest(_message.Message):
     _WhichOneofArgType__psi: _TypeAlias = _typing.Literal["_psi", b"_psi"]  # noqa: Y015
     _WhichOneofReturnType__psi_cutoff: _TypeAlias = _typing.Literal["psi_cutoff"]  # noqa: Y015
     _WhichOneofArgType__psi_cutoff: _TypeAlias = _typing.Literal["_psi_cutoff", b"_psi_cutoff"]  # noqa: Y015
+    _WhichOneofReturnType__rotation: _TypeAlias = _typing.Literal["rotation"]  # noqa: Y015
+    _WhichOneofArgType__rotation: _TypeAlias = _typing.Literal["_rotation", b"_rotation"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__count) -> _WhichOneofReturnType__count | None: ...
     @_typing.overload
@@ -203,8 +215,34 @@ class GenerateRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__psi) -> _WhichOneofReturnType__psi | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__psi_cutoff) -> _WhichOneofReturnType__psi_cutoff | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rotation) -> _WhichOneofReturnType__rotation | None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
+
+@_typing.final
+class Translation(_message.Message):
+    """In picture widths, each part from -10 to 10: to the right, and down."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    X_FIELD_NUMBER: _builtins.int
+    Y_FIELD_NUMBER: _builtins.int
+    x: _builtins.float
+    y: _builtins.float
+    def __init__(
+        self,
+        *,
+        x: _builtins.float = ...,
+        y: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["x", b"x", "y", b"y"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Translation: _TypeAlias = Translation  # noqa: Y015
 
 @_typing.final
 class Denoising(_message.Message):
@@ -225,6 +263,8 @@ class Denoising(_message.Message):
     LATENT_FIELD_NUMBER: _builtins.int
     NOISE_FIELD_NUMBER: _builtins.int
     PREVIEW_EVERY_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """What to paint, of a model that has a text encoder: at most 10 000 characters."""
     negative_prompt: _builtins.str
@@ -240,7 +280,7 @@ class Denoising(_message.Message):
     guidance_rescale: _builtins.float
     """Brings a guided picture back to its unguided contrast: 0 not at all, 1 wholly."""
     image: _builtins.bytes
-    """Start from this picture instead of pure noise: a PNG, JPEG or WebP file of the model's width and height."""
+    """Start from this picture instead of pure noise: a PNG, JPEG or WebP file of the width and height asked for."""
     strength: _builtins.float
     """How much of `image` is made anew, above 0 to 1."""
     mask: _builtins.bytes
@@ -248,6 +288,11 @@ class Denoising(_message.Message):
     noise: Global___NoiseSource.ValueType
     preview_every: _builtins.int
     """GenerateStream: a preview of each picture every so many steps, 1 to 1000; 0: none."""
+    width: _builtins.int
+    """Pixels of the picture, of a model that makes more sizes than its usual one; another size is refused with those there
+    are. Unset: those of `image`, else the model's. Pictures of one size share a batch, and sizes take turns.
+    """
+    height: _builtins.int
     @_builtins.property
     def latent(self) -> _containers.RepeatedCompositeFieldContainer[Global___Latent]:
         """The noise to start from instead of the seed's: one for all pictures or one a picture, each of C * h * w values,
@@ -270,10 +315,12 @@ class Denoising(_message.Message):
         latent: _abc.Iterable[Global___Latent] | None = ...,
         noise: Global___NoiseSource.ValueType = ...,
         preview_every: _builtins.int = ...,
+        width: _builtins.int | None = ...,
+        height: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_eta", b"_eta", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_image", b"_image", "_mask", b"_mask", "_negative_prompt", b"_negative_prompt", "_prompt", b"_prompt", "_sampler", b"_sampler", "_steps", b"_steps", "_strength", b"_strength", "eta", b"eta", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "image", b"image", "mask", b"mask", "negative_prompt", b"negative_prompt", "prompt", b"prompt", "sampler", b"sampler", "steps", b"steps", "strength", b"strength"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_eta", b"_eta", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_image", b"_image", "_mask", b"_mask", "_negative_prompt", b"_negative_prompt", "_prompt", b"_prompt", "_sampler", b"_sampler", "_steps", b"_steps", "_strength", b"_strength", "_width", b"_width", "eta", b"eta", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "image", b"image", "mask", b"mask", "negative_prompt", b"negative_prompt", "prompt", b"prompt", "sampler", b"sampler", "steps", b"steps", "strength", b"strength", "width", b"width"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eta", b"_eta", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_image", b"_image", "_mask", b"_mask", "_negative_prompt", b"_negative_prompt", "_prompt", b"_prompt", "_sampler", b"_sampler", "_steps", b"_steps", "_strength", b"_strength", "eta", b"eta", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "image", b"image", "latent", b"latent", "mask", b"mask", "negative_prompt", b"negative_prompt", "noise", b"noise", "preview_every", b"preview_every", "prompt", b"prompt", "sampler", b"sampler", "steps", b"steps", "strength", b"strength"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eta", b"_eta", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_image", b"_image", "_mask", b"_mask", "_negative_prompt", b"_negative_prompt", "_prompt", b"_prompt", "_sampler", b"_sampler", "_steps", b"_steps", "_strength", b"_strength", "_width", b"_width", "eta", b"eta", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "image", b"image", "latent", b"latent", "mask", b"mask", "negative_prompt", b"negative_prompt", "noise", b"noise", "preview_every", b"preview_every", "prompt", b"prompt", "sampler", b"sampler", "steps", b"steps", "strength", b"strength", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__eta: _TypeAlias = _typing.Literal["eta"]  # noqa: Y015
     _WhichOneofArgType__eta: _TypeAlias = _typing.Literal["_eta", b"_eta"]  # noqa: Y015
@@ -281,6 +328,8 @@ class Denoising(_message.Message):
     _WhichOneofArgType__guidance_rescale: _TypeAlias = _typing.Literal["_guidance_rescale", b"_guidance_rescale"]  # noqa: Y015
     _WhichOneofReturnType__guidance_scale: _TypeAlias = _typing.Literal["guidance_scale"]  # noqa: Y015
     _WhichOneofArgType__guidance_scale: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale"]  # noqa: Y015
+    _WhichOneofReturnType__height: _TypeAlias = _typing.Literal["height"]  # noqa: Y015
+    _WhichOneofArgType__height: _TypeAlias = _typing.Literal["_height", b"_height"]  # noqa: Y015
     _WhichOneofReturnType__image: _TypeAlias = _typing.Literal["image"]  # noqa: Y015
     _WhichOneofArgType__image: _TypeAlias = _typing.Literal["_image", b"_image"]  # noqa: Y015
     _WhichOneofReturnType__mask: _TypeAlias = _typing.Literal["mask"]  # noqa: Y015
@@ -295,12 +344,16 @@ class Denoising(_message.Message):
     _WhichOneofArgType__steps: _TypeAlias = _typing.Literal["_steps", b"_steps"]  # noqa: Y015
     _WhichOneofReturnType__strength: _TypeAlias = _typing.Literal["strength"]  # noqa: Y015
     _WhichOneofArgType__strength: _TypeAlias = _typing.Literal["_strength", b"_strength"]  # noqa: Y015
+    _WhichOneofReturnType__width: _TypeAlias = _typing.Literal["width"]  # noqa: Y015
+    _WhichOneofArgType__width: _TypeAlias = _typing.Literal["_width", b"_width"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__eta) -> _WhichOneofReturnType__eta | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__guidance_rescale) -> _WhichOneofReturnType__guidance_rescale | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__guidance_scale) -> _WhichOneofReturnType__guidance_scale | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__height) -> _WhichOneofReturnType__height | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__image) -> _WhichOneofReturnType__image | None: ...
     @_typing.overload
@@ -315,6 +368,8 @@ class Denoising(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__steps) -> _WhichOneofReturnType__steps | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__strength) -> _WhichOneofReturnType__strength | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__width) -> _WhichOneofReturnType__width | None: ...
 
 Global___Denoising: _TypeAlias = Denoising  # noqa: Y015
 
