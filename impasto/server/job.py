@@ -24,6 +24,9 @@ class Made(NamedTuple):
     encode_seconds: float = 0.0
 
 
+UNREAD_STEPS = 16
+
+
 class StepDone(NamedTuple):
     """A picture has done `step` of its `steps`."""
 
@@ -52,9 +55,10 @@ class Job:
     """Iterate over it (async) for (index, Made) as pictures get ready; leaving its `with` block frees what still waits.
 
     With `progress` there are (index, StepDone) and (index, Previewed) between them, of a model that works in steps; of
-    those not yet taken only the newest of each picture are kept, so that a slow reader holds no pile of them. The
-    iteration raises what went wrong: DeadlineExceeded, Unavailable or InternalError. `queue_seconds`,
-    `execute_seconds` and `encode_seconds` are those of the slowest picture so far, `batch_sizes` has one entry each.
+    those not yet taken the last UNREAD_STEPS steps and the newest preview of each picture are kept, so that a slow
+    reader holds no pile of them. The iteration raises what went wrong: DeadlineExceeded, Unavailable or InternalError.
+    `queue_seconds`, `execute_seconds` and `encode_seconds` are those of the slowest picture so far, `batch_sizes` has
+    one entry each.
     """
 
     def __init__(
@@ -74,7 +78,7 @@ class Job:
         self.queue_seconds = self.execute_seconds = self.encode_seconds = 0.0
         self.batch_sizes = [0] * len(requests)
         self._on_close = on_close
-        self._ready: OrderedDict[tuple[int, type], Made | Progress] = OrderedDict()
+        self._ready: OrderedDict[tuple[int, type, int], Made | Progress] = OrderedDict()
         self._left = len(requests)
         self._error: Exception | None = None
         self._awaited = 0
@@ -93,7 +97,7 @@ class Job:
         self.execute_seconds = max(self.execute_seconds, made.execute_seconds)
         self.encode_seconds = max(self.encode_seconds, made.encode_seconds)
         self.batch_sizes[index] = made.batch_size
-        self._ready[index, Made] = made
+        self._ready[index, Made, 0] = made
         if len(self._ready) >= self._awaited:
             self._wake()
 
@@ -101,7 +105,7 @@ class Job:
         """A picture has come further; for a job with `progress`."""
         if not self.open:
             return
-        key = (index, type(progress))
+        key = (index, type(progress), progress.step % UNREAD_STEPS if isinstance(progress, StepDone) else 0)
         self._ready[key] = progress
         self._ready.move_to_end(key)
         self._wake()
@@ -116,7 +120,7 @@ class Job:
         if len(self._ready) < self._left:
             await self._until_ready(self._left)
         self._left = 0
-        made = {index: item for (index, _), item in self._ready.items() if isinstance(item, Made)}
+        made = {index: item for (index, _, _), item in self._ready.items() if isinstance(item, Made)}
         return [made[index] for index in sorted(made)]
 
     def __aiter__(self) -> Self:
@@ -127,7 +131,7 @@ class Job:
             raise StopAsyncIteration
         if not self._ready:
             await self._until_ready(1)
-        (index, _), item = self._ready.popitem(last=False)
+        (index, _, _), item = self._ready.popitem(last=False)
         if isinstance(item, Made):
             self._left -= 1
         return index, item

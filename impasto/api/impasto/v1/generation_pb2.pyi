@@ -577,7 +577,7 @@ Global___Queued: _TypeAlias = Queued  # noqa: Y015
 @_typing.final
 class Step(_message.Message):
     """Picture `index` has done `step` of its `steps` model calls, of which some samplers make two a step. A caller that reads
-    slowly gets the newest one of each picture, and not those before it.
+    slowly gets the last 16 of each picture, and not those before them.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
