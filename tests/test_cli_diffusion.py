@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -72,19 +71,12 @@ def test_the_samplers_of_the_help_are_those_there_are() -> None:
     assert tuple(sampling.SAMPLERS) == SAMPLERS
 
 
-def test_the_help_has_a_panel_of_its_own_and_takes_under_half_a_second() -> None:
+def test_the_help_has_a_panel_of_its_own() -> None:
     command = [sys.executable, "-m", "impasto.cli", "generate", "--help"]
-    seconds = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        # Of the processor, since other programs may share it.
-        seconds.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     _, _, panel = shown.partition("Diffusion")
     for option in ("--prompt", "--steps", "--sampler", "--image", "--mask", "--noise-source", "--preview-every"):
         assert option in panel
-    assert min(seconds) < 0.5
 
 
 def test_the_command_loads_what_makes_pictures_and_bars_only_when_it_runs() -> None:

@@ -130,8 +130,15 @@ def test_guidance_out_of_range_is_named(field: str, change: dict[str, float]) ->
     [
         ("sampler: found 'k_lms'; allowed is ddpm, ddim, ", "k_lms", "epsilon", 4, {}, 1.0),
         ("sampler: found 'ddim'; allowed is one for a model that predicts flow: dpmpp_2m", "ddim", "flow", 4, {}, 1.0),
-        ("prediction: found 'v'; allowed is flow with sampler flow_euler", "flow_euler", "v", 4, {}, 1.0),
-        ("prediction: found 'sample'; allowed is epsilon, v with sampler plms", "plms", "sample", 4, {}, 1.0),
+        (
+            "sampler: found 'flow_euler'; allowed is one for a model that predicts v: ddpm",
+            "flow_euler",
+            "v",
+            4,
+            {},
+            1.0,
+        ),
+        ("sampler: found 'plms'; allowed is one for a model that predicts sample: ddpm", "plms", "sample", 4, {}, 1.0),
         ("steps: found 0; allowed is 1 to 1000 with sampler ddim", "ddim", "epsilon", 0, {}, 1.0),
         ("steps: found 1001; allowed is 1 to 1000 with sampler euler", "euler", "v", 1001, {}, 1.0),
         ("steps: found 1000; allowed is 1 to 999 with sampler unipc", "unipc", "v", 1000, {}, 1.0),
