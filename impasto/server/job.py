@@ -106,9 +106,11 @@ class Job:
         if not self.open:
             return
         key = (index, type(progress), progress.step % UNREAD_STEPS if isinstance(progress, StepDone) else 0)
+        if key in self._ready:
+            del self._ready[key]  # so that the new one comes last
         self._ready[key] = progress
-        self._ready.move_to_end(key)
-        self._wake()
+        if self._waiter:
+            self._wake()
 
     def fail(self, error: Exception) -> None:
         """A picture cannot be made, and so the request fails."""

@@ -216,7 +216,9 @@ class SteppedModel:
             ticket.payload.job.fail(error if known else internal_error(f"a picture of model {self.name}", error))
         seconds, rows = called.ended - called.started, len(tick.rows)
         for ticket, _, _ in tick.rows:
-            self._courses[ticket].rows = max(self._courses[ticket].rows, rows)
+            course = self._courses[ticket]
+            if course.rows < rows:
+                course.rows = rows
         for ticket in self._batcher.done(tick, seconds):
             self._undecoded.append(_Undecoded(ticket, self._courses.pop(ticket), called.latents[ticket]))
         self._pump()  # the thread goes on; what follows need not be waited for
@@ -225,16 +227,12 @@ class SteppedModel:
         for ticket in tick.admitted:
             self._metrics.queue_seconds.observe(called.started - ticket.submitted)
         for ticket, _, call in tick.rows:
-            self._tell(ticket, call + 1, called)
-
-    def _tell(self, ticket: Ticket, step: int, called: _Called) -> None:
-        row = ticket.payload
-        if not row.job.progress or ticket in called.refused:
-            return
-        row.job.tell(row.number, StepDone(step, ticket.calls))
-        if ticket in called.previews:
-            made = Made(called.previews[ticket], self.engine.describe(row.request), 0.0, 0.0, 0)
-            self._delivery.preview(row, made)
+            row = ticket.payload
+            if row.job.progress and ticket not in called.refused:
+                row.job.tell(row.number, StepDone(call + 1, ticket.calls))
+        for ticket, preview in called.previews.items():
+            row = ticket.payload
+            self._delivery.preview(row, Made(preview, self.engine.describe(row.request), 0.0, 0.0, 0))
 
     def _decode(self) -> None:
         self._decoded_last = True
@@ -265,7 +263,8 @@ def _make_call(engine: StepEngine, tick: Tick[Row]) -> _Called:
             refused[ticket] = error
     rows = {ticket: _step_row(ticket, slot, call) for ticket, slot, call in tick.rows if ticket not in refused}
     shown = engine.step(list(rows.values())) if rows else {}
-    previews = {ticket: engine.preview(shown[row.slot]) for ticket, row in rows.items() if row.slot in shown}
+    slots = {row.slot: ticket for ticket, row in rows.items()} if shown else {}
+    previews = {slots[slot]: engine.preview(latent) for slot, latent in shown.items()}
     latents = {ticket: engine.latent(row.slot) for ticket, row in rows.items() if row.call + 1 == ticket.calls}
     return _Called(started, time.monotonic(), refused, previews, latents)
 
