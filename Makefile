@@ -16,7 +16,7 @@ demo: $(VENV)/.cpu
 	$(RUN) examples/demo.py
 
 test: $(VENV)/.dev
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check

@@ -72,7 +72,7 @@ def random_bundle(resolution: int, channel_base: int, models: Path) -> Bundle:
 
 def _measure(case: Case, bundle: Bundle, runs: int) -> dict[str, Any]:
     generator = load_generator(StyleGAN2Config(**bundle.manifest.config), bundle.path / "weights.safetensors")
-    backend = OnnxRuntimeBackend(bundle, "cpu", None)
+    backend = OnnxRuntimeBackend(bundle, "fp32", "cpu", None)
     random = np.random.RandomState(1)
     ws = random.randn(case.batch, generator.config.num_ws, generator.config.w_dim).astype(np.float32)
     noise = generator.synthesis.constant_noise()[None].expand(case.batch, -1).contiguous()

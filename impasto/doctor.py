@@ -30,6 +30,7 @@ PACKAGES = (
     "triton",
     "tensorrt",
 )
+NO_GPU = "an NVIDIA GPU with its driver, which `nvidia-smi` lists"
 CPU_FEATURES = (
     "sse4_2",
     "avx2",
@@ -46,11 +47,12 @@ CPU_FEATURES = (
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Backend:
-    """One way to make pictures: what was found, and the remedy if that is not enough."""
+    """One way to make pictures: what was found, what follows from it, and the remedy if that is not enough."""
 
     name: str
     available: bool
     found: str
+    follows: str
     remedy: str = ""
 
 
@@ -85,51 +87,96 @@ def examine() -> Report:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Part:
-    """A module that a backend needs, the extra that brings it, and what must hold for it on a GPU, with the remedy."""
+    """A module that a backend needs, the extra that brings it, and what must hold for it on a GPU, with the remedy.
+
+    `follows` says what there is with it and what there is without; `at_least` is its lowest major version.
+    """
 
     name: str
     module: str
     extra: str
+    follows: tuple[str, str]
     on_gpu: Callable[[Any], bool] | None = None
     remedy: str = ""
+    at_least: int = 0
 
 
 _PARTS = (
-    _Part("onnxruntime on cpu", "onnxruntime", "cpu"),
+    _Part(
+        "onnxruntime on cpu",
+        "onnxruntime",
+        "cpu",
+        ("every model runs on this CPU", "nothing runs on this CPU but StyleGAN2 and 3 with backend torch"),
+    ),
     _Part(
         "onnxruntime on cuda",
         "onnxruntime",
         "gpu",
+        ("every model runs on this GPU", "diffusion models run on the CPU alone"),
         lambda module: "CUDAExecutionProvider" in module.get_available_providers(),
         "pip uninstall -y onnxruntime && pip install --force-reinstall onnxruntime-gpu",
     ),
-    _Part("torch on cpu", "torch", "torch"),
+    _Part(
+        "onnxruntime-tensorrt on cuda",
+        "onnxruntime",
+        "gpu",
+        ("models run through the TensorRT 10 that onnxruntime has", "backend onnxruntime-tensorrt is not to be had"),
+        lambda module: "TensorrtExecutionProvider" in module.get_available_providers(),
+        "pip uninstall -y onnxruntime && pip install --force-reinstall onnxruntime-gpu",
+    ),
+    _Part(
+        "torch on cpu",
+        "torch",
+        "torch",
+        ("models can be imported, exported and trained", "models can be run, but not imported, exported or trained"),
+    ),
     _Part(
         "torch on cuda",
         "torch",
         "gpu",
+        ("StyleGAN2 runs on this GPU in CUDA graphs", "backends torch and tensorrt do not run on a GPU"),
         lambda module: bool(module.cuda.is_available()),
         "install torch for the driver's CUDA version: https://pytorch.org/get-started",
     ),
-    _Part("triton", "triton", "torch", lambda module: True),
-    _Part("tensorrt", "tensorrt", "gpu", lambda module: True),
+    _Part(
+        "triton",
+        "triton",
+        "torch",
+        (
+            "backend torch runs our kernels, fp16 and bf16 too",
+            "on a GPU backend torch runs torch's kernels, fp32 alone",
+        ),
+        lambda module: True,
+    ),
+    _Part(
+        "tensorrt",
+        "tensorrt",
+        "gpu",
+        ("plans are built for this GPU: impasto export MODEL --tensorrt", "models run on torch or onnxruntime instead"),
+        lambda module: True,
+        at_least=11,
+    ),
 )
 
 
 def _examined(part: _Part, has_gpu: bool) -> Backend:
+    have, lack = part.follows
     try:
         module = importlib.import_module(part.module)
         found = f"{part.module} {module.__version__}"
+        if part.at_least > int(module.__version__.partition(".")[0]):
+            remedy = f"pip install --upgrade '{part.module}>={part.at_least}'"
+            return Backend(part.name, False, f"{found}, older than {part.at_least}", lack, remedy)
         if part.on_gpu is None:
-            return Backend(part.name, True, found)
+            return Backend(part.name, True, found, have)
         if not has_gpu:
-            return Backend(part.name, False, f"{found}, no GPU", "an NVIDIA GPU with its driver")
+            return Backend(part.name, False, f"{found}, no GPU", lack, NO_GPU)
         if not part.on_gpu(module):
-            return Backend(part.name, False, f"{found} cannot use the GPU", part.remedy)
-        return Backend(part.name, True, found)
+            return Backend(part.name, False, f"{found} cannot use the GPU", lack, part.remedy)
+        return Backend(part.name, True, found, have)
     except ModuleNotFoundError as error:
         if error.name == part.module:
-            return Backend(part.name, False, "not installed", f"pip install 'impasto[{part.extra}]'")
+            return Backend(part.name, False, "not installed", lack, f"pip install 'impasto[{part.extra}]'")
         return _broken(part, error)
     except Exception as error:
         # A broken installation fails with anything: a missing library, a clash of versions.
@@ -138,7 +185,7 @@ def _examined(part: _Part, has_gpu: bool) -> Backend:
 
 def _broken(part: _Part, error: Exception) -> Backend:
     remedy = f"pip install --force-reinstall 'impasto[{part.extra}]'"
-    return Backend(part.name, False, f"{part.module} fails: {type(error).__name__}: {error}", remedy)
+    return Backend(part.name, False, f"{part.module} fails: {type(error).__name__}: {error}", part.follows[1], remedy)
 
 
 def _version_of(package: str) -> str | None:

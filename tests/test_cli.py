@@ -175,11 +175,21 @@ def test_doctor_tells_what_is_missing_and_the_remedy() -> None:
     assert all(name in shown for name in backends)
 
 
-@pytest.mark.parametrize("model", ["null"])
-def test_export_refuses_what_this_version_cannot_make(model: str, models: Path) -> None:
-    result = run("export", model, "--models", models, "--precision", "fp16")
+@pytest.mark.parametrize(
+    ("model", "options", "reason"),
+    [
+        ("null", ["--precision", "fp8"], "precision: found 'fp8'; allowed is fp32, fp16, bf16, int8"),
+        ("null", ["--precision", "fp16"], "precision: found 'fp16' for family 'null'; allowed is fp32"),
+        ("null", ["--plugins"], "plugins, refit: found 'one of them'; allowed is them beside --tensorrt"),
+        ("null", ["--tensorrt"], "backend tensorrt: No module named 'tensorrt'; remedy: pip install 'impasto[gpu]'"),
+    ],
+)
+def test_export_says_what_it_cannot_make_and_writes_nothing(
+    model: str, options: list[str], reason: str, models: Path
+) -> None:
+    result = run("export", model, "--models", models, *options)
     assert result.exit_code == 1
-    assert result.stderr == "impasto: precision: found 'fp16'; allowed is fp32 in this version\n"
+    assert result.stderr.splitlines()[-1].startswith(f"impasto: {reason}")
     assert [path.name for path in (models / model).iterdir()] == ["1"]
 
 

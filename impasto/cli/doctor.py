@@ -10,7 +10,7 @@ from impasto.cli.terminal import Json, console, print_json, print_table
 
 
 def doctor(as_json: Json = False) -> None:
-    """Tell versions, devices and backends, and the remedy for what a backend lacks."""
+    """Tell versions, devices and backends, what follows, and the remedy for what a backend lacks."""
     from impasto.doctor import examine
 
     with console().status("looking"):
@@ -23,7 +23,7 @@ def doctor(as_json: Json = False) -> None:
     typer.echo(f"gpu: {'; '.join(report.gpus) or 'none'}")
     typer.echo(", ".join(f"{name} {found}" for name, found in report.packages.items() if found) + "\n")
     rows = [
-        (backend.name, "yes" if backend.available else "no", backend.found, backend.remedy)
+        (backend.name, "yes" if backend.available else "no", backend.found, backend.follows, backend.remedy)
         for backend in report.backends
     ]
-    print_table(("backend", "available", "found", "remedy"), rows)
+    print_table(("backend", "available", "found", "so", "remedy"), rows)

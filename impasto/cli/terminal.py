@@ -34,14 +34,22 @@ EXTRAS = {
     "diffusers": "diffusion",
     "tokenizers": "diffusion",
     "transformers": "diffusion",
+    "jinja2": "report",
+    "matplotlib": "report",
+    "av": "video",
+    "torchmetrics": "evaluate",
 }
 
 Models = Annotated[
     Path | None, typer.Option("--models", help="Model directory.", envvar="IMPASTO_MODELS", metavar="DIR")
 ]
-Backend = Annotated[str | None, typer.Option(help="onnxruntime or torch; the model's first choice unless given.")]
+Backend = Annotated[
+    str | None,
+    typer.Option(help="onnxruntime, onnxruntime-tensorrt, torch or tensorrt; the precision's usual one unless given."),
+]
 Precision = Annotated[
-    str | None, typer.Option(help="fp32; with torch also bf16, on a GPU fp16 too. fp32 unless given.")
+    str | None,
+    typer.Option(help="fp32, bf16, fp16 or int8; `impasto export --precision` makes graphs of the latter two."),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of a batch; all cores unless given.")]

@@ -13,6 +13,9 @@ from impasto.engine.layer_noise import Noise
 from impasto.engine.picture import Floats, Pixels
 from impasto.errors import BackendUnavailable
 from impasto.export.bundle import Bundle
+from impasto.export.plans import require_tensorrt
+
+BACKENDS = ("onnxruntime", "onnxruntime-tensorrt", "torch", "tensorrt")
 
 Feeds = Mapping[str, NDArray[Any]]
 
@@ -27,7 +30,7 @@ class Backend(Protocol):
     def batches(self) -> tuple[int, ...]: ...
 
     def run(self, graph: str, feeds: Feeds) -> Floats:
-        """Run `graph` ("mapping", "synthesis") on arrays whose first dimension is the row; any number of rows."""
+        """Run `graph`, one of the bundle's, on arrays whose first dimension is the row; any number of rows."""
 
     def pictures(self, ws: Floats, noise: Noise) -> list[Pixels]:
         """The pictures of ws [N, num_ws, w_dim] and the noise of as many rows, through graph "synthesis"."""
@@ -41,23 +44,26 @@ class Backend(Protocol):
 
 def open_backend(name: str, bundle: Bundle, precision: str, device: str, threads: int | None) -> Backend:
     """The backend of that name on the device. BackendUnavailable says what is missing and the remedy."""
-    if name == "onnxruntime":
-        if precision != "fp32":
-            raise BackendUnavailable(
-                f"precision: found {precision!r}; allowed is fp32 with backend onnxruntime; remedy: backend torch"
-            )
+    if name.startswith("onnxruntime"):
+        if precision == "bf16" and device == "cpu":
+            raise BackendUnavailable("precision: onnxruntime has no bf16 convolutions on a CPU; remedy: backend torch")
         try:
             from impasto.engine.onnxruntime import OnnxRuntimeBackend
         except ImportError as error:
             raise BackendUnavailable(f"backend onnxruntime: {error}; remedy: pip install 'impasto[cpu]'") from error
-        return OnnxRuntimeBackend(bundle, device, threads)
+        return OnnxRuntimeBackend(bundle, precision, device, threads, with_tensorrt=name == "onnxruntime-tensorrt")
     if name == "torch":
         try:
             from impasto.engine.torch import open_torch
         except ImportError as error:
             raise BackendUnavailable(f"backend torch: {error}; remedy: pip install 'impasto[torch]'") from error
         return open_torch(bundle, precision, device, threads)
-    raise BackendUnavailable(f"backend: found {name!r}; allowed is onnxruntime or torch")
+    if name == "tensorrt":
+        require_tensorrt(device)
+        from impasto.engine.tensorrt import open_tensorrt
+
+        return open_tensorrt(bundle, precision, device)
+    raise BackendUnavailable(f"backend: found {name!r}; allowed is one of {', '.join(BACKENDS)}")
 
 
 def available_cores() -> int:

@@ -1,8 +1,7 @@
-"""The torch backend on a CUDA device: a bundle's weights through our kernels, in one CUDA graph a bucket.
+"""Networks on a CUDA device, in one CUDA graph a bucket: what the torch and the tensorrt backend are there.
 
 A graph reads buffers that never move and ends in bytes: pictures become uint8 on the card. They leave for pinned memory
-on a stream of their own, while the next batch runs; the floats stay on the card until somebody asks for them. Where
-Triton is missing the graphs hold torch's own operations, in float32.
+on a stream of their own, while the next batch runs; the floats stay on the card until somebody asks for them.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -30,13 +29,34 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 log = logging.getLogger(__name__)
 
 
-class CudaBackend:
-    """The two networks of a generator on one device. Batches of several threads follow one another."""
+Network = Callable[..., tuple[Tensor, ...]]
+"""From inputs on the device, by name, to outputs on the device."""
+Feeder = Callable[[Floats, Noise], Feeds]
+"""From ws and noise to what the network "pictures" takes."""
 
-    def __init__(self, generator: StyleGAN2, precision: str, device: torch.device, buckets: tuple[int, ...]) -> None:
+
+def open_cuda(generator: StyleGAN2, precision: str, device: torch.device, buckets: tuple[int, ...]) -> CudaBackend:
+    """A StyleGAN2 through our kernels, or without Triton through torch's operations, which are float32 alone."""
+    if precision not in DTYPES:
+        allowed = ", ".join(DTYPES)
+        raise BackendUnavailable(f"precision: found {precision!r}; backend torch has {allowed} on {device.type}")
+    networks = _networks(generator, precision, device)
+    return CudaBackend({"mapping": networks.mapping, "pictures": networks.pictures}, networks.feeds, device, buckets)
+
+
+class CudaBackend:
+    """Networks by name on one device. Batches of several threads follow one another.
+
+    "pictures" gives floats, bytes and flags as `impasto.engine.cuda_networks.Networks` says.
+    """
+
+    def __init__(
+        self, networks: Mapping[str, Network], feeds: Feeder, device: torch.device, buckets: tuple[int, ...]
+    ) -> None:
         self._device = device
         self._buckets = buckets
-        self._networks = _networks(generator, precision, device)
+        self._networks = dict(networks)
+        self._feeds = feeds
         self._graphs: dict[tuple[str, int], Graph] = {}
         self._lock = threading.Lock()
         with torch.cuda.device(device):
@@ -53,7 +73,7 @@ class CudaBackend:
         return in_buckets(functools.partial(self._run, graph), feeds, self._buckets)
 
     def pictures(self, ws: Floats, noise: Noise) -> list[Pixels]:
-        batches = padded(self._networks.feeds(ws, noise), self._buckets)
+        batches = padded(self._feeds(ws, noise), self._buckets)
         return [pixels for batch, count in batches for pixels in self._pictures(batch, count)]
 
     def one_at_a_time(self) -> None:
@@ -62,6 +82,7 @@ class CudaBackend:
     def close(self) -> None:
         with self._lock:
             self._graphs.clear()
+            self._networks.clear()
 
     @torch.inference_mode()
     def _run(self, name: str, feeds: Feeds) -> Floats:
@@ -93,8 +114,7 @@ class CudaBackend:
         graph = self._graphs.get((name, rows))
         if graph is None:
             inputs = {field: torch.as_tensor(values, device=self._device) for field, values in feeds.items()}
-            network = self._networks.mapping if name == "mapping" else self._networks.pictures
-            graph = Graph(network, inputs, self._pool)
+            graph = Graph(self._networks[name], inputs, self._pool)
             self._graphs[name, rows] = graph
         # The last pictures must have left before their memory, which graphs share, is written again.
         self._compute.wait_event(self._copied)

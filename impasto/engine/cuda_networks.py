@@ -42,20 +42,31 @@ class KernelNetworks:
     def __init__(self, generator: StyleGAN2, dtype: torch.dtype, device: torch.device, table: Table) -> None:
         self._mapping = KernelMapping(generator.mapping, device)
         self._synthesis = KernelSynthesis(generator.synthesis, dtype, device, table)
-        self._stored = generator.synthesis.constant_noise().to(device)
+        self._noise = DeviceNoise(generator.synthesis.constant_noise().to(device))
 
     def mapping(self, **inputs: Tensor) -> tuple[Tensor]:
         return (self._mapping(**inputs),)
 
     def feeds(self, ws: Floats, noise: Noise) -> Mapping[str, NDArray[Any]]:
-        modes = np.array([MODES.index(mode) for mode in noise.modes], np.int64)
-        return {"ws": ws, "modes": modes, "seeds": np.array(noise.seeds, np.int64)}
+        return {"ws": ws, **self._noise.feeds(noise)}
 
     def pictures(self, **inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        picture = self._synthesis(inputs["ws"], self._noise(inputs["modes"], inputs["seeds"]))
+        picture = self._synthesis(inputs["ws"], self._noise.maps(inputs["modes"], inputs["seeds"]))
         return picture, *to_image.to_image(picture)
 
-    def _noise(self, modes: Tensor, seeds: Tensor) -> Tensor:
+
+class DeviceNoise:
+    """A generator's noise, made on the device: the host sends modes and seeds. `stored` [noise_size] is there."""
+
+    def __init__(self, stored: Tensor) -> None:
+        self._stored = stored
+
+    def feeds(self, noise: Noise) -> Mapping[str, NDArray[Any]]:
+        """What `maps` takes."""
+        modes = np.array([MODES.index(mode) for mode in noise.modes], np.int64)
+        return {"modes": modes, "seeds": np.array(noise.seeds, np.int64)}
+
+    def maps(self, modes: Tensor, seeds: Tensor) -> Tensor:
         """The maps [N, noise_size], drawn as `impasto.kernels.philox` defines them."""
         zeros = torch.zeros_like(seeds)
         drawn = philox_normal(seeds, zeros, zeros, len(self._stored))

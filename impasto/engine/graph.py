@@ -27,7 +27,8 @@ class Graph:
             for _ in range(WARM_UP):
                 network(**inputs)
         torch.cuda.current_stream().wait_stream(aside)
-        with torch.cuda.graph(self._graph, pool=pool, stream=aside):
+        # Other threads go on to serve meanwhile: what they allocate is no fault of the capture.
+        with torch.cuda.graph(self._graph, pool=pool, stream=aside, capture_error_mode="thread_local"):
             self._outputs = network(**inputs)
 
     def replay(self) -> tuple[Tensor, ...]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 
 from impasto.engine.backend import Feeds
+from impasto.engine.classes import Classes, check_values
 from impasto.engine.picture import Floats, PictureRequest, check_seed
 from impasto.errors import InvalidRequest
 from impasto.generators.mapped_config import MappedConfig
@@ -15,11 +16,27 @@ from impasto.generators.mapped_config import MappedConfig
 MAX_PSI = 10.0
 
 
+class MappingEngine(Protocol):
+    """An engine whose model has a mapping network."""
+
+    def check(self, request: PictureRequest) -> None:
+        """As an engine's."""
+
+    def ws(self, requests: Sequence[PictureRequest]) -> Floats:
+        """What synthesis gets of the requests, ws [N, num_ws, w_dim]: mapped and truncated, or as given, then mixed."""
+
+
+def is_mapping(engine: object) -> TypeGuard[MappingEngine]:
+    """Whether the engine maps latents to styles."""
+    return hasattr(engine, "ws")
+
+
 class Latents:
     """What a model takes of a request's latents; `psi` is for requests that have none."""
 
     def __init__(self, config: MappedConfig, psi: float) -> None:
         self.config = config
+        self._classes = Classes(config.c_dim)
         self._default_psi = psi
 
     def check(self, request: PictureRequest) -> None:
@@ -30,14 +47,12 @@ class Latents:
             raise InvalidRequest("seeds", ", ".join(given) or "none", "exactly one of seeds, z and ws")
         if request.seed is not None:
             check_seed("seeds", request.seed)
-        _check_values("z", request.z, (config.z_dim,))
-        _check_values("ws", request.ws, (config.num_ws, config.w_dim))
-        self._check_class(request)
-        if request.psi is not None:
-            if request.ws is not None:
-                raise InvalidRequest("psi", request.psi, "nothing beside ws, which are used as they are")
-            if not abs(request.psi) <= MAX_PSI:
-                raise InvalidRequest("psi", request.psi, f"a number from -{MAX_PSI:g} to {MAX_PSI:g}")
+        check_values("z", request.z, (config.z_dim,))
+        check_values("ws", request.ws, (config.num_ws, config.w_dim))
+        self._classes.check(request)
+        if request.psi is not None and request.ws is not None:
+            raise InvalidRequest("psi", request.psi, "nothing beside ws, which are used as they are")
+        check_psi(request.psi)
         if request.cutoff is not None and not 0 <= request.cutoff <= config.num_ws:
             raise InvalidRequest("psi_cutoff", request.cutoff, f"an integer from 0 to {config.num_ws}")
         if request.mix is not None:
@@ -55,8 +70,7 @@ class Latents:
             parameters["psi"] = float(str(np.float32(self._psi(request))))
             if request.cutoff is not None:
                 parameters["psi_cutoff"] = request.cutoff
-        if self.config.c_dim:
-            parameters["class"] = request.c.tolist() if request.c is not None else request.label or 0
+        parameters |= self._classes.describe(request)
         if request.mix is not None:
             mix = request.mix
             parameters["style_mix"] = {"seed": mix.seed, "first_layer": mix.first, "last_layer": mix.last}
@@ -68,9 +82,9 @@ class Latents:
         latents: list[Floats] = []
         for request in requests:
             if request.ws is None:
-                latents.append(request.z if request.z is not None else _latent(request.seed or 0, config.z_dim))
+                latents.append(request.z if request.z is not None else latent_of(request.seed or 0, config.z_dim))
             if request.mix is not None:
-                latents.append(_latent(request.mix.seed, config.z_dim))
+                latents.append(latent_of(request.mix.seed, config.z_dim))
         mapped = iter(mapping(self._feeds(latents, requests)) if latents else ())
         rows = []
         for request in requests:
@@ -87,7 +101,7 @@ class Latents:
         owners = [request for request in requests for _ in range((request.ws is None) + (request.mix is not None))]
         feeds = {"z": np.stack(latents), "psi": np.stack([self._psi_row(owner) for owner in owners])}
         if self.config.c_dim:
-            feeds["c"] = np.stack([self._class_row(owner) for owner in owners])
+            feeds["c"] = np.stack([self._classes.row(owner) for owner in owners])
         return feeds
 
     def _psi_row(self, request: PictureRequest) -> Floats:
@@ -98,36 +112,13 @@ class Latents:
     def _psi(self, request: PictureRequest) -> float:
         return self._default_psi if request.psi is None else request.psi
 
-    def _check_class(self, request: PictureRequest) -> None:
-        classes = self.config.c_dim
-        if not classes:
-            for name, found in (("label", request.label), ("class_vector", request.c)):
-                if found is not None:
-                    raise InvalidRequest(name, found, "nothing; this model is not conditional")
-        if request.label is not None and request.c is not None:
-            raise InvalidRequest("label", "label and c", "one of the two")
-        if request.label is not None and not 0 <= request.label < classes:
-            raise InvalidRequest("label", request.label, f"an integer from 0 to {classes - 1}")
-        _check_values("class_vector", request.c, (classes,))
 
-    def _class_row(self, request: PictureRequest) -> Floats:
-        if request.c is not None:
-            return request.c
-        row = np.zeros(self.config.c_dim, np.float32)
-        row[request.label or 0] = 1.0
-        return row
+def check_psi(psi: float | None) -> None:
+    """InvalidRequest unless psi, where there is one, is finite and within ±MAX_PSI."""
+    if psi is not None and not abs(psi) <= MAX_PSI:
+        raise InvalidRequest("psi", psi, f"a number from -{MAX_PSI:g} to {MAX_PSI:g}")
 
 
-def _latent(seed: int, z_dim: int) -> Floats:
+def latent_of(seed: int, z_dim: int) -> Floats:
+    """z [z_dim] of a seed: standard normal."""
     return np.asarray(np.random.RandomState(seed).randn(1, z_dim)[0], np.float32)
-
-
-def _check_values(field: str, values: Floats | None, shape: tuple[int, ...]) -> None:
-    if values is None:
-        return
-    if values.shape != shape:
-        found = " × ".join(str(side) for side in values.shape)
-        allowed = " × ".join(str(side) for side in shape)
-        raise InvalidRequest(field, f"{found} values", f"{allowed} values")
-    if not np.isfinite(values).all():
-        raise InvalidRequest(field, "NaN or infinity", "finite numbers")

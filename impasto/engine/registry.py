@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from impasto.engine.backend import BACKENDS as BACKENDS
 from impasto.engine.picture import Engine
 from impasto.errors import BackendUnavailable, BundleError
 from impasto.export.bundle import Bundle
+from impasto.generators.families import FAMILIES
 
-BACKENDS = ("onnxruntime", "torch")
 DEFAULT_BACKEND = "onnxruntime"
-PRECISIONS = ("fp32", "bf16", "fp16")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 """In what the convolutions of a model are computed."""
 
 
@@ -20,18 +21,47 @@ def open_engine(
     device: str = "cpu",
     threads: int | None = None,
 ) -> Engine:
-    """Open a bundle on a device ("cpu", "cuda", "cuda:1") with a backend (None: onnxruntime, which computes in fp32).
+    """Open a bundle on a device ("cpu", "cuda", "cuda:1") with a backend (None: the usual one of the precision).
 
-    `precision` is one of PRECISIONS (None: fp32), of which a CPU has fp32 and bf16; but for fp32 only the torch backend
-    has them, and is then the one meant by None. `threads` bounds the CPU threads of one batch (None: all cores).
-    BackendUnavailable if the backend, the precision or the device is not there; nothing falls back to another.
+    `precision` is one of PRECISIONS (None: fp32). The torch backend has bf16, and fp16 on CUDA, of any StyleGAN2; the
+    others have what `impasto export --precision` has made graphs of. `threads` bounds the CPU threads of one batch
+    (None: all cores). BackendUnavailable if the backend, the precision or the device is not there; nothing falls back
+    to another, but that "tensorrt" begins with one, named by the engine's `backend`, until its plans for this machine
+    are built.
     """
-    family = bundle.manifest.family
     if backend is not None and backend not in BACKENDS:
         raise BackendUnavailable(f"backend: found {backend!r}; allowed is one of {', '.join(BACKENDS)}")
     precision = precision or PRECISIONS[0]
     if precision not in PRECISIONS:
         raise BackendUnavailable(f"precision: found {precision!r}; allowed is one of {', '.join(PRECISIONS)}")
+    name = backend or _usual_backend(precision, device)
+    if name == "tensorrt":
+        return _open_tensorrt(bundle, precision, device, threads)
+    return _open(bundle, name, precision, device, threads)
+
+
+def _usual_backend(precision: str, device: str) -> str:
+    """torch for 16 bits where it computes in them, onnxruntime for the rest."""
+    return "torch" if precision == "bf16" or (precision == "fp16" and device != "cpu") else DEFAULT_BACKEND
+
+
+def _open_tensorrt(bundle: Bundle, precision: str, device: str, threads: int | None) -> Engine:
+    """By the bundle's plans; while there are none for this machine they are built, and another backend serves."""
+    from impasto.engine.planned import open_planned
+    from impasto.export.plans import open_builder
+
+    family = bundle.manifest.family
+    if family not in ("stylegan2", "stylegan3") and FAMILIES.get(family) != "latent":
+        raise BackendUnavailable(f"backend: found 'tensorrt'; models of the family {family} run on onnxruntime")
+
+    def opened(backend: str, precision: str, device: str) -> Engine:
+        return _open(bundle, backend, precision, device, threads)
+
+    return open_planned(bundle, precision, device, open_builder(device), opened)
+
+
+def _open(bundle: Bundle, name: str, precision: str, device: str, threads: int | None) -> Engine:
+    family = bundle.manifest.family
     if family == "null":
         from impasto.engine.null import NullEngine
 
@@ -39,18 +69,24 @@ def open_engine(
     if family == "stylegan2":
         from impasto.engine.stylegan2 import StyleGAN2Engine
 
-        name = backend or (DEFAULT_BACKEND if precision == PRECISIONS[0] else "torch")
         return StyleGAN2Engine(bundle, name, precision, device, threads)
     if family == "stylegan3":
         from impasto.engine.stylegan3 import StyleGAN3Engine
 
-        name = backend or (DEFAULT_BACKEND if precision == PRECISIONS[0] else "torch")
         return StyleGAN3Engine(bundle, name, precision, device, threads)
+    if FAMILIES.get(family) == "latent":
+        from impasto.engine.latent_generator import LatentGenerator
+
+        return LatentGenerator(bundle, name, precision, device, threads)
+    if FAMILIES.get(family) == "image_to_image":
+        from impasto.engine.image_to_image import ImageToImageEngine
+
+        return ImageToImageEngine(bundle, name, precision, device, threads)
     if family == "diffusion":
         from impasto.engine.diffusion import DiffusionEngine
 
         if precision != PRECISIONS[0]:
             raise BackendUnavailable(f"precision: found {precision!r}; diffusion models run in {PRECISIONS[0]}")
-        return DiffusionEngine(bundle, backend or DEFAULT_BACKEND, device, threads)
-    known = "diffusion, null, stylegan2 and stylegan3"
+        return DiffusionEngine(bundle, name, device, threads)
+    known = ", ".join(sorted([*FAMILIES, "diffusion", "null", "stylegan2", "stylegan3"]))
     raise BundleError(f"{bundle.path}: family: found {family!r}; this version runs {known}")

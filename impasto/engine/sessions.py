@@ -56,6 +56,11 @@ class Sessions:
     def __contains__(self, graph: str) -> bool:
         return graph in self._whole
 
+    def input_shape(self, graph: str, name: str) -> tuple[Any, ...]:
+        """The shape of one of the graph's inputs; what is free in it is a name."""
+        (shape,) = (given.shape for given in self._whole[graph].get_inputs() if given.name == name)
+        return tuple(shape)
+
     @property
     def batches(self) -> tuple[int, ...]:
         """Numbers of rows that run in ways of their own: what to warm up and to compare."""

@@ -12,7 +12,7 @@ from impasto.denoising import refuse_denoising
 from impasto.engine.backend import Backend, open_backend
 from impasto.engine.latents import Latents
 from impasto.engine.layer_noise import Noise
-from impasto.engine.picture import NOISE_MODES, Floats, NoiseMode, PictureRequest, Pixels
+from impasto.engine.picture import NOISE_MODES, Floats, NoiseMode, PictureRequest, Pixels, refuse_pictures
 from impasto.engine.warm_up import warm_up
 from impasto.errors import InvalidRequest
 from impasto.export.bundle import WEIGHTS, Bundle
@@ -42,6 +42,7 @@ class StyleGAN2Engine:
         for name in ("rotation", "translation"):
             if (found := getattr(request, name)) is not None:
                 raise InvalidRequest(name, found, "nothing; only StyleGAN3 models turn and move their pictures")
+        refuse_pictures(request)
         refuse_denoising(request.denoising)
 
     def describe(self, request: PictureRequest) -> dict[str, Any]:
@@ -55,8 +56,10 @@ class StyleGAN2Engine:
         }
 
     def run(self, requests: Sequence[PictureRequest]) -> list[Pixels]:
-        ws = self._latents.ws(requests, lambda feeds: self._backend.run("mapping", feeds))
-        return self._backend.pictures(ws, self._noise(requests))
+        return self._backend.pictures(self.ws(requests), self._noise(requests))
+
+    def ws(self, requests: Sequence[PictureRequest]) -> Floats:
+        return self._latents.ws(requests, lambda feeds: self._backend.run("mapping", feeds))
 
     def warm_up(self) -> None:
         """Run every batch size and hold it to the bytes of its rows alone; where one differs, rows run alone."""

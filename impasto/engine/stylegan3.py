@@ -10,7 +10,7 @@ import numpy as np
 from impasto.denoising import refuse_denoising
 from impasto.engine.backend import Backend, open_backend
 from impasto.engine.latents import Latents
-from impasto.engine.picture import PictureRequest, Pixels
+from impasto.engine.picture import Floats, PictureRequest, Pixels, refuse_pictures
 from impasto.engine.warm_up import warm_up
 from impasto.errors import InvalidRequest
 from impasto.export.bundle import Bundle
@@ -43,6 +43,7 @@ class StyleGAN3Engine:
         if request.translation is not None and not all(abs(part) <= MAX_TRANSLATION for part in request.translation):
             allowed = f"two numbers of picture widths from -{MAX_TRANSLATION:g} to {MAX_TRANSLATION:g}"
             raise InvalidRequest("translation", request.translation, allowed)
+        refuse_pictures(request)
         refuse_denoising(request.denoising)
 
     def describe(self, request: PictureRequest) -> dict[str, Any]:
@@ -59,10 +60,12 @@ class StyleGAN3Engine:
         }
 
     def run(self, requests: Sequence[PictureRequest]) -> list[Pixels]:
-        ws = self._latents.ws(requests, lambda feeds: self._backend.run("mapping", feeds))
         transforms = [picture_transform(r.rotation or 0.0, r.translation or (0.0, 0.0)) for r in requests]
-        pictures = self._backend.run("synthesis", {"ws": ws, "transform": np.stack(transforms)})
+        pictures = self._backend.run("synthesis", {"ws": self.ws(requests), "transform": np.stack(transforms)})
         return [Pixels(chw=picture) for picture in pictures]
+
+    def ws(self, requests: Sequence[PictureRequest]) -> Floats:
+        return self._latents.ws(requests, lambda feeds: self._backend.run("mapping", feeds))
 
     def warm_up(self) -> None:
         """Run every batch size and hold it to the bytes of its rows alone; where one differs, rows run alone."""

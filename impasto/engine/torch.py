@@ -13,6 +13,7 @@ from impasto.engine.picture import Floats, Pixels
 from impasto.errors import BackendUnavailable
 from impasto.export.bundle import WEIGHTS, Bundle
 from impasto.generators import stylegan3_frozen
+from impasto.generators.families import family_of
 from impasto.generators.stylegan2 import StyleGAN2
 from impasto.generators.stylegan2_config import StyleGAN2Config
 from impasto.generators.stylegan2_cpu import bfloat16_synthesis, cpu_mapping, float32_synthesis
@@ -29,11 +30,10 @@ def open_torch(bundle: Bundle, precision: str, device: str, threads: int | None)
                 f"device: found {device!r}; {bundle.manifest.family} runs on cpu with backend torch; "
                 "remedy: backend onnxruntime"
             )
-        from impasto.engine.cuda import CudaBackend
+        from impasto.engine.cuda import open_cuda
 
-        return CudaBackend(load_generator(bundle), precision, where, bundle.manifest.buckets)
-    networks = _stylegan3(bundle, precision) if bundle.manifest.family == "stylegan3" else _stylegan2(bundle, precision)
-    return CpuBackend(networks, threads or available_cores())
+        return open_cuda(load_generator(bundle), precision, where, bundle.manifest.buckets)
+    return CpuBackend(_networks(bundle, precision), threads or available_cores())
 
 
 def load_generator(bundle: Bundle) -> StyleGAN2:
@@ -49,7 +49,7 @@ def _load(generator: torch.nn.Module, bundle: Bundle) -> None:
 
 
 class CpuBackend:
-    """The networks "mapping" and "synthesis", each row by itself: one on all cores, several side by side."""
+    """Networks by the names of the bundle's graphs, each row by itself: one on all cores, several side by side."""
 
     def __init__(self, networks: dict[str, torch.nn.Module], cores: int) -> None:
         self._networks = networks
@@ -82,20 +82,33 @@ class CpuBackend:
         return result
 
 
+def _networks(bundle: Bundle, precision: str) -> dict[str, torch.nn.Module]:
+    family = bundle.manifest.family
+    if family == "stylegan2":
+        return _stylegan2(bundle, precision)
+    if precision != "fp32":
+        raise BackendUnavailable(f"precision: found {precision!r}; models of the family {family} run in fp32")
+    return _stylegan3(bundle) if family == "stylegan3" else _of_family(bundle)
+
+
 def _stylegan2(bundle: Bundle, precision: str) -> dict[str, torch.nn.Module]:
     generator = load_generator(bundle)
     return {"mapping": cpu_mapping(generator.mapping), "synthesis": _synthesis(generator, precision)}
 
 
-def _stylegan3(bundle: Bundle, precision: str) -> dict[str, torch.nn.Module]:
-    if precision != "fp32":
-        raise BackendUnavailable(f"precision: found {precision!r}; StyleGAN3 models run in fp32")
+def _stylegan3(bundle: Bundle) -> dict[str, torch.nn.Module]:
     generator = StyleGAN3(StyleGAN3Config(**bundle.manifest.config))
     _load(generator, bundle)
     return {
         "mapping": cpu_mapping(generator.mapping),
         "synthesis": stylegan3_frozen.FrozenSynthesis(generator.synthesis),
     }
+
+
+def _of_family(bundle: Bundle) -> dict[str, torch.nn.Module]:
+    family = family_of(bundle.manifest.family)
+    generator = family.load(family.config(**bundle.manifest.config), load_file(bundle.path / WEIGHTS))
+    return {name: graph.module for name, graph in family.graphs(generator).items()}
 
 
 def _synthesis(generator: StyleGAN2, precision: str) -> torch.nn.Module:

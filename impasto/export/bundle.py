@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,8 @@ WEIGHTS = "weights.safetensors"
 ZOO = Path(__file__).parent.parent / "zoo"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 VERSION_PATTERN = r"^[0-9]{1,9}$"
+UNFINISHED_SECONDS = 24 * 3600.0
+"""Age from which a folder that never became a bundle is one of a run that was killed."""
 
 
 class _Strict(BaseModel):
@@ -61,8 +64,22 @@ class Parity(_Strict):
     psnr_db: float
 
 
+class Lowered(_Strict):
+    """How near a graph of lower precision is to the float32 one: dB over a peak of 2, the least of all pictures and
+    their mean, the least SSIM, and what was required."""
+
+    psnr_db: float
+    mean_psnr_db: float
+    ssim: float
+    pictures: int
+    least_psnr_db: float
+
+
 class Manifest(_Strict):
-    """What a bundle is. `config` holds its family's hyperparameters, `defaults` the parameters of a request."""
+    """What a bundle is. `config` holds its family's hyperparameters, `defaults` the parameters of a request.
+
+    `precisions` are those of which there are graphs beside the usual ones, NAME.PRECISION.onnx.
+    """
 
     format: Literal[1] = 1
     name: str = Field(pattern=NAME_PATTERN)
@@ -78,6 +95,7 @@ class Manifest(_Strict):
     files: dict[str, FileEntry] = {}
     parity: tuple[Parity, ...] = ()
     graph: dict[str, Any] = {}
+    precisions: dict[str, Lowered] = {}
     licence: str = "unknown"
     provenance: dict[str, Any] = {}
 
@@ -130,6 +148,7 @@ def new_bundle(models: Path, name: str, version: str) -> Iterator[Path]:
     if target.exists():
         raise BundleError(f"{target}: there is a bundle already; choose another name or version, or remove it")
     models.mkdir(parents=True, exist_ok=True)
+    _remove_unfinished(models, name)
     temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=models))
     try:
         yield temporary
@@ -141,6 +160,13 @@ def new_bundle(models: Path, name: str, version: str) -> Iterator[Path]:
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_unfinished(models: Path, name: str) -> None:
+    """Remove what earlier runs that were killed have left of this model; a run under way is younger."""
+    for folder in models.glob(f".{name}-*"):
+        if time.time() - folder.stat().st_mtime > UNFINISHED_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:

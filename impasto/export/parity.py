@@ -24,6 +24,29 @@ def psnr(found: Pictures, expected: Pictures, peak: float = PEAK) -> float:
     return math.inf if error == 0.0 else 10.0 * math.log10(peak * peak / error)
 
 
+def ssim(found: Pictures, expected: Pictures, peak: float = PEAK) -> float:
+    """Mean structural similarity of pictures [N, C, H, W] (Wang et al. 2004).
+
+    Over Gaussian windows of deviation 1.5 and side 11, or as fits, that lie in the picture; K₁ 0.01, K₂ 0.03; float64.
+    """
+    reach = min(5, (min(found.shape[2:]) - 1) // 2)
+    taps = np.exp(-0.5 * np.square(np.arange(-reach, reach + 1) / 1.5))
+    taps /= taps.sum()
+
+    def blurred(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        for axis in (2, 3):
+            values = np.lib.stride_tricks.sliding_window_view(values, len(taps), axis=axis) @ taps
+        return values
+
+    a, b = found.astype(np.float64), expected.astype(np.float64)
+    mean_a, mean_b = blurred(a), blurred(b)
+    variance_a, variance_b = blurred(a * a) - mean_a**2, blurred(b * b) - mean_b**2
+    covariance = blurred(a * b) - mean_a * mean_b
+    c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
+    likeness = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    return float(np.mean(likeness / ((mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2))))
+
+
 def measure(found: Pictures, expected: Pictures) -> Parity:
     """Compare two batches of pictures [N, C, H, W] on [-1, 1]; at most 200 dB, so that the figure fits JSON."""
     largest = float(np.max(np.abs(found.astype(np.float64) - expected.astype(np.float64))))

@@ -109,12 +109,16 @@ async def test_python_the_command_and_the_server_give_the_same_picture(models: P
 
 def test_a_precision_that_is_not_there_is_refused(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = open_bundle(models / "tiny" / "1")
-    with pytest.raises(BackendUnavailable, match="precision: found 'int8'; allowed is one of fp32, bf16, fp16"):
-        open_engine(bundle, precision="int8")
-    with pytest.raises(BackendUnavailable, match=r"precision: found 'bf16'; .*onnxruntime; remedy: backend torch"):
+    with pytest.raises(BackendUnavailable, match="precision: found 'fp8'; allowed is one of fp32, bf16, fp16, int8"):
+        open_engine(bundle, precision="fp8")
+    for precision in ("fp16", "int8"):
+        remedy = f"no such graph; remedy: impasto export tiny --precision {precision}"
+        with pytest.raises(BackendUnavailable, match=remedy):
+            open_engine(bundle, precision=precision)
+        with pytest.raises(BackendUnavailable, match=f"precision: found '{precision}' on cpu; allowed is fp32 or bf16"):
+            open_engine(bundle, precision=precision, backend="torch")
+    with pytest.raises(BackendUnavailable, match="precision: onnxruntime has no bf16 .*; remedy: backend torch"):
         open_engine(bundle, precision="bf16", backend="onnxruntime")
-    with pytest.raises(BackendUnavailable, match="precision: found 'fp16' on cpu; allowed is fp32 or bf16"):
-        open_engine(bundle, precision="fp16")
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     with pytest.raises(BackendUnavailable, match=r"precision: found 'bf16'.*remedy: precision fp32"):
         open_engine(bundle, precision="bf16")

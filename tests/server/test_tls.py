@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,7 @@ async def test_a_key_that_cannot_be_read_is_one_line_that_names_it(null_models: 
 async def test_a_file_that_is_no_pem_is_one_line_that_names_its_field(field: str, null_models: Path, tls: Tls) -> None:
     garbage = null_models / "garbage.pem"
     garbage.write_text("no certificate")
-    with pytest.raises(InvalidRequest, match=rf"^tls\.{field}: found .*garbage"):
+    shown = re.escape(str(garbage)[:60])  # a longer path is cut short
+    with pytest.raises(InvalidRequest, match=rf"^tls\.{field}: found '{shown}"):
         async with serving(null_models, "null", tls=tls | {field: garbage}):
             pass
