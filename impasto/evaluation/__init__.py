@@ -1,0 +1,1 @@
+"""How near two sets of pictures are: pair by pair, and as distributions."""
