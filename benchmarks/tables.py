@@ -1,4 +1,9 @@
-"""Write the measured tables into the README, from the JSON files of the benchmarks: python -m benchmarks.tables"""
+"""Write the measured tables and plots of the README, from the JSON files of the benchmarks: python -m benchmarks.tables
+
+A table stands under `<!-- table: NAME -->`, the rows of results/cpu/NAME.json. A plot stands under
+`<!-- plot: FILE, FILE: TITLE | TITLE -->`, figures of `impasto report` by title from files in results/; the picture in
+the next line names the SVG file.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,7 @@ from benchmarks.report import RESULTS
 
 README = Path(__file__).parent.parent / "README.md"
 MARK = re.compile(r"(<!-- table: (\w+) -->\n)(?:\|.*\n)*")
+PLOT = re.compile(r"<!-- plot: ([^:\n]+): (.+) -->\n!\[[^\]]*\]\(([^)]+)\)")
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
@@ -30,6 +36,18 @@ def with_tables(text: str) -> str:
     return MARK.sub(table, text)
 
 
+def plots(text: str) -> dict[Path, str]:
+    """The SVG files that the README shows, as the latest results have them."""
+    from impasto.report.inputs import read_inputs
+    from impasto.report.standalone import figures_svg
+
+    drawn = {}
+    for files, titles, path in PLOT.findall(text):
+        inputs = read_inputs(RESULTS / name.strip() for name in files.split(","))
+        drawn[README.parent / path] = figures_svg(inputs, [title.strip() for title in titles.split("|")])
+    return drawn
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -44,3 +62,6 @@ def _cell(value: Any) -> str:
 
 if __name__ == "__main__":
     README.write_text(with_tables(README.read_text()))
+    for path, svg in plots(README.read_text()).items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(svg)

@@ -1,0 +1,1 @@
+"""What benchmarks measured, for readers: `impasto report`, a page of figures and tables or a check for regressions."""
