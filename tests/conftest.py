@@ -16,6 +16,28 @@ TRITONCLIENT = "tritonclient[grpc]>=2.60"
 
 
 @pytest.fixture(scope="session")
+def family_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model directory with the models `gan` (of three classes), `vae` and `vq`."""
+    from tests.support.families import TINY, write_tiny_family
+
+    models = tmp_path_factory.mktemp("families")
+    for family in TINY:
+        write_tiny_family(models, family)
+    return models
+
+
+@pytest.fixture(scope="session")
+def image_to_image_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model directory with the models `residual` and `spade`."""
+    from tests.support.image_to_image import TINY, write_tiny_model
+
+    models = tmp_path_factory.mktemp("image_to_image")
+    for family in TINY:
+        write_tiny_model(models, family)
+    return models
+
+
+@pytest.fixture(scope="session")
 def triton_python(pytestconfig: pytest.Config) -> Path:
     """The interpreter of an environment that has `tritonclient`, which needs protobuf before 7.
 

@@ -16,7 +16,10 @@ from impasto.export import mapped
 from impasto.export.bundle import WEIGHTS, Bundle, Manifest, Parity, list_bundles, new_bundle, write_manifest
 from impasto.export.onnx import export_graph
 from impasto.export.parity import TOLERANCE
+from impasto.export.publish_family import publish_family
 from impasto.export.publish_stylegan3 import publish_stylegan3
+from impasto.generators.checkpoints import Checkpoint
+from impasto.generators.families import FAMILIES, family_of
 from impasto.generators.stylegan2 import StyleGAN2
 from impasto.generators.stylegan2_config import StyleGAN2Config
 from impasto.generators.stylegan2_frozen import FrozenSynthesis
@@ -75,28 +78,38 @@ def publish_stylegan2(
     return models / name / version
 
 
+def publish_checkpoint(read: Checkpoint, name: str, models: Path, **options: Any) -> Path:
+    """Write `models`/NAME/VERSION from a checkpoint, by its family; the options are those of `publish_stylegan2`."""
+    return _publish(read.family, read.config, read.tensors, name, models, **options)
+
+
 def export_again(bundle: Bundle, models: Path, report: Report = lambda stage: None) -> Path:
     """Make the graphs of a bundle anew from its weights, with this version's exporter, as the next free version."""
     manifest = bundle.manifest
-    if manifest.family not in ("stylegan2", "stylegan3"):
+    if manifest.family not in _CONFIGS and manifest.family not in FAMILIES:
+        allowed = ", ".join(repr(family) for family in (*_CONFIGS, *FAMILIES))
         raise ExportError(
-            f"family: found {manifest.family!r}; allowed is 'stylegan2' or 'stylegan3': other bundles keep no weights "
-            "beside their graphs, so make these anew from the checkpoint with `impasto import`"
+            f"family: found {manifest.family!r}; allowed is one of {allowed}: other bundles keep no weights beside "
+            "their graphs, so make these anew from the checkpoint with `impasto import`"
         )
     versions = list_bundles([models]).get(manifest.name, {})
     newest = max([int(manifest.version), *(int(version) for version in versions)])
     tensors = load_file(bundle.path / WEIGHTS)
-    options: dict[str, Any] = {
-        "version": str(newest + 1),
-        "weights_dtype": tensors["mapping.fc0.weight"].dtype,
-        "licence": manifest.licence,
-        "provenance": manifest.provenance,
-        "defaults": manifest.defaults,
-        "report": report,
-    }
-    if manifest.family == "stylegan3":
-        return publish_stylegan3(StyleGAN3Config(**manifest.config), tensors, manifest.name, models, **options)
-    return publish_stylegan2(StyleGAN2Config(**manifest.config), tensors, manifest.name, models, **options)
+    kind = _CONFIGS.get(manifest.family) or family_of(manifest.family).config
+    return _publish(
+        manifest.family,
+        kind(**manifest.config),
+        tensors,
+        manifest.name,
+        models,
+        version=str(newest + 1),
+        # Buffers may be wider than the parameters, which all have one.
+        weights_dtype=min((tensor.dtype for tensor in tensors.values()), key=lambda dtype: dtype.itemsize),
+        licence=manifest.licence,
+        provenance=manifest.provenance,
+        defaults=manifest.defaults,
+        report=report,
+    )
 
 
 def load_generator(config: StyleGAN2Config, weights: Path) -> StyleGAN2:
@@ -104,6 +117,17 @@ def load_generator(config: StyleGAN2Config, weights: Path) -> StyleGAN2:
     generator = StyleGAN2(config)
     generator.load_state_dict({key: tensor.float() for key, tensor in load_file(weights).items()})
     return generator.eval().requires_grad_(False)
+
+
+_CONFIGS: Mapping[str, type[Any]] = {"stylegan2": StyleGAN2Config, "stylegan3": StyleGAN3Config}
+
+
+def _publish(family: str, config: Any, tensors: Mapping[str, Tensor], name: str, models: Path, **options: Any) -> Path:
+    if family == "stylegan2":
+        return publish_stylegan2(config, tensors, name, models, **options)
+    if family == "stylegan3":
+        return publish_stylegan3(config, tensors, name, models, **options)
+    return publish_family(family, config, tensors, name, models, **options)
 
 
 def _export_synthesis(generator: StyleGAN2, folder: Path) -> None:

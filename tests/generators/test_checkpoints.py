@@ -52,8 +52,11 @@ def _config(**changes: Any) -> str:
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"family": "dcgan"}, "found safetensors of the family 'dcgan'; allowed is 'stylegan2' or 'stylegan3'"),
-        ({"config": "null"}, "found safetensors of the family 'stylegan2'; allowed is 'stylegan2' or 'stylegan3'"),
+        (
+            {"family": "dcgan"},
+            "found safetensors of the family 'dcgan'; allowed is one of 'stylegan2', 'stylegan3', 'gan'",
+        ),
+        ({"config": "null"}, "found safetensors of the family 'stylegan2'; allowed is one of .*, with its config"),
         ({"config": "{"}, "found a damaged safetensors file"),
         ({"config": "[" * 100_000}, "found a damaged safetensors file"),
         ({"config": "{}"}, "found hyperparameters without resolution"),

@@ -32,8 +32,9 @@ def stated_config(kind: type[Config], values: Mapping[str, object]) -> Config:
             raise CheckpointError(f"found the hyperparameter {shown(name)}; allowed are {', '.join(sorted(known))}")
         _check_value(name, value, str(known[name]))
     numbers: dict[str, Any] = dict(values)
-    if "resolution" not in numbers:
-        raise CheckpointError("found hyperparameters without resolution")
+    required = [field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING]  # type: ignore[arg-type]
+    if missing := [name for name in required if name not in numbers]:
+        raise CheckpointError(f"found hyperparameters without {', '.join(missing)}")
     try:
         return kind(**numbers)
     except ValueError as error:
