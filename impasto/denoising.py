@@ -6,15 +6,14 @@ import dataclasses
 import math
 import operator
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from impasto.errors import InvalidRequest
-from impasto.images import Picture, decode
 from impasto.images.pixels import Bytes, Floats
+from impasto.input_pictures import PictureLike, pixels_of
 
 NoiseSource = Literal["impasto", "torch"]
 NOISE_SOURCES: tuple[NoiseSource, ...] = get_args(NoiseSource)
@@ -22,7 +21,6 @@ MAX_STEPS = 1000
 MAX_PROMPT = 10_000
 MAX_GUIDANCE = 100.0
 MAX_SIDE = 65_536
-PictureLike = Picture | Bytes | bytes | str | Path
 
 
 class DenoisingParameters(TypedDict, total=False):
@@ -32,8 +30,7 @@ class DenoisingParameters(TypedDict, total=False):
     steps: 1 to 1000.  sampler: a name of `impasto.sampling.SAMPLERS`.  eta: of "ddim", 0 (the default) to 1.
     guidance_scale: classifier-free guidance, 1 none; guidance_rescale: 0 to 1, back to the unguided contrast.
     width, height: pixels, of models that make more sizes than their usual one; the image's where there is one.
-    image: where to start from, a picture of that size (a path, the bytes of a file, uint8 [H, W, 3] or a
-    Picture), and strength: how much of it is made anew, above 0 to 1; mask: white where the picture is made anew.
+    strength: how much of the image is made anew, above 0 to 1; mask: a picture, white where the image is made anew.
     latent: the noise to start from instead of the seed's, float32 [C, h, w] or [N, C, h, w], standard normal.
     noise: "impasto" (the same on every device and in every batch), or "torch": what diffusers makes of a seed.
     preview_every: a picture of how it looks so far every so many model calls, in the events; 0: none.
@@ -48,7 +45,6 @@ class DenoisingParameters(TypedDict, total=False):
     guidance_rescale: float | None
     width: int | None
     height: int | None
-    image: PictureLike | None
     strength: float | None
     mask: PictureLike | None
     latent: ArrayLike | None
@@ -69,15 +65,14 @@ class Denoising:
     guidance_rescale: float | None = None
     width: int | None = None
     height: int | None = None
-    image: Bytes | None = None
     strength: float | None = None
     mask: Bytes | None = None
     latent: Floats | None = None
     noise: NoiseSource | None = None
     preview_every: int = 0
 
-    def check(self) -> None:
-        """InvalidRequest names the first field that no model takes."""
+    def check(self, image: Bytes | None) -> None:
+        """InvalidRequest names the first field that no model takes beside this image."""
         for field in ("prompt", "negative_prompt"):
             text = getattr(self, field)
             if text is not None and len(text) > MAX_PROMPT:
@@ -99,7 +94,7 @@ class Denoising:
         if not 0 <= self.preview_every <= MAX_STEPS:
             raise InvalidRequest("preview_every", self.preview_every, f"0 to {MAX_STEPS}")
         for field in ("strength", "mask"):
-            if getattr(self, field) is not None and self.image is None:
+            if getattr(self, field) is not None and image is None:
                 raise InvalidRequest(field, "it without an image", "it beside an image")
         if self.latent is not None and not np.isfinite(self.latent).all():
             raise InvalidRequest("latent", "NaN or infinity", "finite numbers")
@@ -123,8 +118,11 @@ def refuse_denoising(wanted: Denoising | None) -> None:
             raise InvalidRequest(field.name, found, "nothing; this model makes a picture in one call")
 
 
-def denoising(parameters: Mapping[str, Any]) -> Denoising | None:
-    """Bring the keywords of DenoisingParameters into one form; None if there are none. InvalidRequest."""
+def denoising(parameters: Mapping[str, Any], image: Bytes | None) -> Denoising | None:
+    """Bring the keywords of DenoisingParameters beside that image into one form; None if there are none.
+
+    InvalidRequest names the field.
+    """
     given = {
         name: value
         for name, value in parameters.items()
@@ -138,36 +136,16 @@ def denoising(parameters: Mapping[str, Any]) -> Denoising | None:
     for name in ("eta", "guidance_scale", "guidance_rescale", "strength"):
         if name in given:
             given[name] = _single(given[name])
-    for name in ("image", "mask"):
-        if name in given:
-            given[name] = pixels_of(name, given[name])
+    if "mask" in given:
+        given["mask"] = pixels_of("mask", given["mask"])
     if "latent" in given:
         latent = np.asarray(given["latent"], np.float32, order="C")
         given["latent"] = latent[None] if latent.ndim == 3 else latent
         if given["latent"].ndim != 4:
             raise InvalidRequest("latent", f"shape {list(latent.shape)}", "[C, h, w] or [N, C, h, w]")
     wanted = Denoising(**given)
-    wanted.check()
+    wanted.check(image)
     return wanted
-
-
-def pixels_of(field: str, picture: PictureLike) -> Bytes:
-    """A picture, file or array as uint8 [H, W, 3]; a grey array [H, W] too. InvalidRequest, OSError."""
-    if isinstance(picture, Picture):
-        return picture.array
-    if isinstance(picture, str | Path):
-        picture = Path(picture).read_bytes()
-    if isinstance(picture, bytes):
-        try:
-            return decode(picture)
-        except InvalidRequest as error:
-            raise InvalidRequest(field, f"{len(picture)} bytes", "a PNG, JPEG or WebP file") from error
-    array = np.asarray(picture)
-    if array.ndim == 2:
-        array = np.repeat(array[:, :, None], 3, axis=2)
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        raise InvalidRequest(field, f"{array.dtype} {list(array.shape)}", "uint8 [H, W, 3]")
-    return np.ascontiguousarray(array)
 
 
 def _whole(field: str, value: Any) -> int:

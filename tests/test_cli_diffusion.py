@@ -75,7 +75,7 @@ def test_the_help_has_a_panel_of_its_own() -> None:
     command = [sys.executable, "-m", "impasto.cli", "generate", "--help"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     _, _, panel = shown.partition("Diffusion")
-    for option in ("--prompt", "--steps", "--sampler", "--image", "--mask", "--noise-source", "--preview-every"):
+    for option in ("--prompt", "--steps", "--sampler", "--strength", "--mask", "--noise-source", "--preview-every"):
         assert option in panel
 
 
@@ -106,7 +106,7 @@ def test_every_option_reaches_the_server(service: Scripted, target: str, here: P
     result = run("generate", "scripted", "--server", target, "--seed", 7, *flat)
     assert result.exit_code == 0, result.output
     sent = service.requests[0].denoising
-    assert np.array_equal(decode(sent.image), random_pixels(5, 4, seed=1))
+    assert np.array_equal(decode(service.requests[0].image), random_pixels(5, 4, seed=1))
     assert np.array_equal(decode(sent.mask), random_pixels(5, 4, seed=2))
     assert sent == pb.Denoising(
         prompt="a night",
@@ -116,7 +116,6 @@ def test_every_option_reaches_the_server(service: Scripted, target: str, here: P
         guidance_scale=7.5,
         guidance_rescale=0.5,
         eta=0.25,
-        image=sent.image,
         strength=0.75,
         mask=sent.mask,
         noise=pb.NOISE_SOURCE_TORCH,

@@ -45,7 +45,7 @@ def test_a_model_in_one_call_takes_what_asks_for_nothing(wanted: Denoising | Non
         ({"prompt": ""}, "prompt: found ''"),
         ({"steps": 30, "eta": 0.5}, "steps: found 30"),
         ({"eta": 0.0}, "eta: found 0.0"),
-        ({"image": np.zeros((2, 2, 3), np.uint8)}, "image: found 'one'"),
+        ({"mask": np.zeros((2, 2, 3), np.uint8)}, "mask: found 'one'"),
         ({"latent": LATENTS}, "latent: found 'one'"),
         ({"preview_every": 5}, "preview_every: found 5"),
     ],

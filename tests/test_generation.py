@@ -8,6 +8,8 @@ import pytest
 from impasto.errors import InvalidRequest
 from impasto.generation import generation
 
+PIXELS = np.zeros((2, 3, 3), np.uint8)
+
 
 @pytest.mark.parametrize(
     ("parameters", "seeds"),
@@ -20,12 +22,26 @@ from impasto.generation import generation
         ({"seeds": np.arange(2)}, (0, 1)),
         ({"seeds": np.int64(4)}, (4,)),
         ({"seeds": 2**32 - 1}, (2**32 - 1,)),
+        ({"image": PIXELS}, (0,)),
+        ({"image": PIXELS, "seeds": [4, 5]}, (4, 5)),
     ],
 )
 def test_seeds_are_spelt_out(parameters: Any, seeds: tuple[int, ...]) -> None:
     wanted = generation(**parameters)
     assert wanted.seeds == seeds
     assert wanted.count == len(seeds)
+
+
+def test_an_image_beside_a_latent_leaves_it_alone() -> None:
+    wanted = generation(z=np.ones(4), image=PIXELS)
+    assert (wanted.seeds, wanted.count) == ((), 1)
+
+
+def test_a_grey_image_has_three_channels() -> None:
+    wanted = generation(image=np.full((2, 3), 7, np.uint8))
+    assert wanted.image is not None
+    assert wanted.image.shape == (2, 3, 3)
+    assert (wanted.image == 7).all()
 
 
 @pytest.mark.parametrize(("given", "shape"), [((8,), (1, 8)), ((3, 8), (3, 8))])
@@ -51,7 +67,16 @@ def test_psi_is_the_number_that_a_message_carries() -> None:
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({}, "seeds: found 'none'; allowed is exactly one of seeds, z and ws"),
+        ({}, "seeds: found 'none'; allowed is exactly one of seeds, z, ws and codes"),
+        ({"seeds": 1, "z": [0.0], "image": PIXELS}, "seeds: found 'seeds and z'; allowed is exactly one"),
+        ({"image": np.zeros((2, 2), np.float32)}, r"image: found 'float32 \[2, 2, 3\]'; allowed is uint8"),
+        ({"image": np.zeros((0, 2, 3), np.uint8)}, r"image: found 'uint8 \[0, 2, 3\]'; allowed is uint8"),
+        ({"image": b"GIF89a"}, "image: found '6 bytes'; allowed is a PNG, JPEG or WebP file"),
+        ({"seeds": 1, "image_to": PIXELS}, "image_to: found 'it without an image'; allowed is it beside an image"),
+        ({"image": PIXELS, "image_to": b""}, "image_to: found '0 bytes'; allowed is a PNG, JPEG or WebP file"),
+        ({"image": PIXELS, "blend": 0.5}, "blend: found 'it without a second picture'; allowed is it beside image"),
+        ({"image": PIXELS, "image_to": PIXELS, "blend": 1.5}, "blend: found 1.5; allowed is 0 to 1"),
+        ({"image": PIXELS, "image_to": PIXELS, "blend": float("nan")}, "blend: found nan; allowed is 0 to 1"),
         ({"seeds": 1, "z": [0.0]}, "seeds: found 'seeds and z'; allowed is exactly one"),
         ({"seeds": []}, "seeds: found 'an empty list'"),
         ({"seeds": -1}, "seeds: found -1; allowed is an integer from 0 to 4294967295"),

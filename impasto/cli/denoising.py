@@ -46,7 +46,6 @@ GuidanceRescale = Annotated[float | None, _option("Back to the unguided contrast
 Eta = Annotated[float | None, _option("Noise between the steps of ddim: 0 to 1.", metavar="X")]
 Width = Annotated[int | None, _option("Pixels, where the model makes several sizes.", metavar="N")]
 Height = Annotated[int | None, _option("Pixels; unless given the image's, else the model's.", metavar="N")]
-Image = Annotated[Path | None, _option("Start from this picture; it decides the size.", metavar="FILE")]
 Strength = Annotated[float | None, _option("How much of the image is made anew: above 0 to 1.", metavar="X")]
 Mask = Annotated[Path | None, _option("White where the image is made anew.", metavar="FILE")]
 Source = Annotated[NoiseSource | None, _option("What becomes of a seed: Impasto's noise, or torch's as in diffusers.")]

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from impasto.cli.terminal import Device, Threads, console
+from impasto.cli.training import adversarial_losses, each_loss, prepare, run, say_next
 
 if TYPE_CHECKING:
-    from PIL import Image
-    from rich.progress import Progress as ProgressBar
-
     from impasto.training import diffusion as diffusion_training
+    from impasto.training import gan as gan_training
+    from impasto.training import image_to_image as image_to_image_training
     from impasto.training import stylegan2 as stylegan2_training
+    from impasto.training import vae as vae_training
+    from impasto.training.loop import Progress
+    from impasto.training.pictures import PictureFolder
 
 Data = Annotated[Path, typer.Option(exists=True, metavar="FILE|DIR", help="Pictures to take crops from.")]
 Batch = Annotated[int, typer.Option(min=1, help="Pictures a step.")]
@@ -28,6 +28,8 @@ Crop = Annotated[
 Mirror = Annotated[bool, typer.Option(help="Mirror half of the crops.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the run.")]
 Pictures = Annotated[int, typer.Option(min=1, help="Length of the run, in pictures seen.")]
+Weights = Annotated[Path, typer.Option(metavar="DIR", help="For weights, sample sheets and the state to go on from.")]
+PowerOfTwo = Annotated[int, typer.Option(help="Of the pictures to make: a power of two.")]
 
 app = typer.Typer(no_args_is_help=True, help="Train a small generator on pictures of your own.")
 
@@ -40,8 +42,8 @@ def train() -> None:
 @app.command("stylegan2")
 def stylegan2(
     data: Data,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="For weights, sample sheets and the state to go on from.")],
-    resolution: Annotated[int, typer.Option(help="Of the pictures to make: a power of two.")] = 128,
+    out: Weights,
+    resolution: PowerOfTwo = 128,
     pictures: Pictures = 150_000,
     batch: Batch = 8,
     crop: Crop = None,
@@ -72,20 +74,20 @@ def stylegan2(
         "r1_gamma": r1_gamma,
         "seed": seed,
     }
-    options |= {"pictures": pictures, "batch": batch, "crop": crop or _default_crop(resolution)}
+    crop = crop or _default_crop(resolution)
+    options |= {"pictures": pictures, "batch": batch, "crop": crop}
 
-    def build(found: list[Image.Image]) -> stylegan2_training.Trainer:
+    def build(found: PictureFolder) -> stylegan2_training.Trainer:
         from impasto.training.stylegan2 import Trainer, default_plan
 
         return Trainer(default_plan(resolution, **options), found, out, device)
 
-    def detail(progress: stylegan2_training.Progress) -> str:
-        losses = f"loss G {progress.loss_g:.2f} D {progress.loss_d:.2f}"
-        return f"{progress.resolution}×{progress.resolution}  {losses}  augmentation {progress.augmentation:.2f}"
+    def detail(progress: Progress) -> str:
+        return f"{trainer.resolution}×{trainer.resolution}  {adversarial_losses(progress.losses)}"
 
-    _run(_prepare(build, data, device, threads), pictures, detail)
-    typer.echo(out / "weights.safetensors")
-    console().print(f"next: impasto import {out / 'weights.safetensors'} --name NAME")
+    trainer = prepare(build, data, device, threads, crop[0])
+    run(trainer, pictures, detail)
+    say_next(out / "weights.safetensors")
 
 
 @app.command("diffusion")
@@ -103,121 +105,181 @@ def diffusion(
     threads: Threads = None,
 ) -> None:
     """Train a pixel diffusion model on crops of pictures. Ctrl-C saves; the same command goes on from there."""
+    crop = crop or _default_crop(resolution)
 
-    def build(found: list[Image.Image]) -> diffusion_training.Trainer:
+    def build(found: PictureFolder) -> diffusion_training.Trainer:
         from impasto.training.diffusion import DiffusionPlan, Trainer
 
         plan = DiffusionPlan(
             resolution=resolution,
             pictures=pictures,
             batch=batch,
-            crop=crop or _default_crop(resolution),
+            crop=crop,
             mirror=mirror,
             learning_rate=learning_rate,
             seed=seed,
         )
         return Trainer(plan, found, out, device)
 
-    def detail(progress: diffusion_training.Progress) -> str:
-        return f"loss {progress.loss:.4f}"
+    run(prepare(build, data, device, threads, crop[0]), pictures, each_loss)
+    say_next(out / "model")
 
-    _run(_prepare(build, data, device, threads), pictures, detail)
-    typer.echo(out / "model")
-    console().print(f"next: impasto import {out / 'model'} --name NAME")
+
+@app.command("gan")
+def gan(
+    data: Data,
+    out: Weights,
+    resolution: PowerOfTwo = 64,
+    pictures: Pictures = 200_000,
+    batch: Batch = 32,
+    crop: Crop = None,
+    mirror: Mirror = True,
+    loss: Annotated[str, typer.Option(help="non-saturating, least-squares or wgan-gp.")] = "non-saturating",
+    spectral: Annotated[bool, typer.Option(help="Spectral normalisation of the discriminator.")] = True,
+    attention: Annotated[
+        int | None, typer.Option(help="Resolution of a self-attention block.", show_default="none")
+    ] = None,
+    classes: Annotated[bool, typer.Option(help="Make the subfolders of --data classes to ask for.")] = False,
+    augment: Annotated[bool, typer.Option(help="Augment what the discriminator sees as much as it needs.")] = True,
+    z_dim: Annotated[int, typer.Option(min=1, help="Numbers in a latent.")] = 128,
+    channels: Annotated[
+        int, typer.Option(min=1, help="At half the picture's side; twice as many at each half of it.")
+    ] = 64,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Of Adam, for both networks.")] = 2e-4,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    threads: Threads = None,
+) -> None:
+    """Train a DCGAN on crops of pictures. Ctrl-C saves; the same command goes on from there."""
+    crop = crop or _default_crop(resolution)
+
+    def build(found: PictureFolder) -> gan_training.Trainer:
+        from impasto.generators.gan import GANConfig
+        from impasto.training.gan import GANPlan, Trainer
+        from impasto.training.gan_losses import loss_name
+
+        names, labels = found.classes() if classes else ((), [])
+        plan = GANPlan(
+            GANConfig(resolution, z_dim, len(names), channel_base=channels, attention=attention or 0),
+            pictures=pictures,
+            batch=batch,
+            crop=crop,
+            mirror=mirror,
+            classes=names,
+            loss=loss_name(loss),
+            spectral=spectral,
+            augment=augment,
+            learning_rate=learning_rate,
+            seed=seed,
+        )
+        for number, name in enumerate(names):
+            console().print(f"class {number}: {name}", markup=False)
+        return Trainer(plan, found, out, device, labels)
+
+    run(prepare(build, data, device, threads, crop[0]), pictures, lambda progress: adversarial_losses(progress.losses))
+    say_next(out / "weights.safetensors")
+
+
+@app.command("vae")
+def vae(
+    data: Data,
+    out: Weights,
+    resolution: PowerOfTwo = 64,
+    pictures: Pictures = 150_000,
+    batch: Batch = 16,
+    crop: Crop = None,
+    mirror: Mirror = True,
+    beta: Annotated[float, typer.Option(min=0, help="Weight of the latents' divergence from a normal one.")] = 0.2,
+    codebook: Annotated[
+        int | None, typer.Option(min=2, help="Train a VQ-VAE with so many codes instead.", show_default=False)
+    ] = None,
+    latent_channels: Annotated[int, typer.Option(min=1, help="Numbers at each place of a latent.")] = 8,
+    latent_side: Annotated[int, typer.Option(min=1, help="Places along a side of a latent; 1 is a vector.")] = 8,
+    channels: Annotated[int, typer.Option(min=1, help="At the picture's side; twice as many at each half of it.")] = 16,
+    most_channels: Annotated[int, typer.Option(min=1, help="Bound of that.")] = 128,
+    adversarial: Annotated[
+        float, typer.Option(min=0, help="Weight of a discriminator that keeps pictures sharp; 0: none.")
+    ] = 0.1,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Of Adam.")] = 1e-3,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    threads: Threads = None,
+) -> None:
+    """Train a VAE on crops of pictures. Ctrl-C saves; the same command goes on from there."""
+    crop = crop or _default_crop(resolution)
+    shape: dict[str, int] = {
+        "resolution": resolution,
+        "latent_channels": latent_channels,
+        "latent_side": latent_side,
+        "channel_base": channels,
+        "channel_max": most_channels,
+    }
+
+    def build(found: PictureFolder) -> vae_training.Trainer:
+        from impasto.generators.vae import VAEConfig
+        from impasto.generators.vq import VQConfig
+        from impasto.training.vae import Trainer, VAEPlan
+
+        plan = VAEPlan(
+            VQConfig(**shape, codes=codebook) if codebook else VAEConfig(**shape),
+            pictures=pictures,
+            batch=batch,
+            crop=crop,
+            mirror=mirror,
+            beta=beta,
+            adversarial=adversarial,
+            learning_rate=learning_rate,
+            seed=seed,
+        )
+        return Trainer(plan, found, out, device)
+
+    run(prepare(build, data, device, threads, crop[0]), pictures, each_loss)
+    say_next(out / "weights.safetensors")
+
+
+@app.command("image-to-image")
+def image_to_image(
+    data: Data,
+    out: Weights,
+    resolution: PowerOfTwo = 128,
+    pictures: Pictures = 100_000,
+    batch: Batch = 8,
+    crop: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="MIN MAX", help="Sides of a crop in a picture's pixels; 1 and 1.5 times --resolution."),
+    ] = None,
+    mirror: Mirror = True,
+    channels: Annotated[int, typer.Option(min=1, help="At the picture's side; twice as many at each half.")] = 16,
+    blocks: Annotated[int, typer.Option(min=0, help="Residual blocks at a quarter of the side.")] = 4,
+    adversarial: Annotated[float, typer.Option(min=0, help="Weight of the discriminator's verdict.")] = 0.5,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Of Adam.")] = 1e-3,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    threads: Threads = None,
+) -> None:
+    """Train a model that paints areas of flat colour as in these pictures. Ctrl-C saves; it goes on from there."""
+    crop = crop or (resolution, resolution * 3 // 2)
+
+    def build(found: PictureFolder) -> image_to_image_training.Trainer:
+        from impasto.generators.residual import ResidualConfig
+        from impasto.training.image_to_image import ImageToImagePlan, Trainer
+
+        plan = ImageToImagePlan(
+            ResidualConfig(channels=channels, blocks=blocks, adds=True, resizes=True, noise=1),
+            resolution=resolution,
+            pictures=pictures,
+            batch=batch,
+            crop=crop,
+            mirror=mirror,
+            adversarial=adversarial,
+            learning_rate=learning_rate,
+            seed=seed,
+        )
+        return Trainer(plan, found, out, device)
+
+    run(prepare(build, data, device, threads, crop[0]), pictures, each_loss)
+    say_next(out / "weights.safetensors")
 
 
 def _default_crop(resolution: int) -> tuple[int, int]:
     return resolution * 7 // 4, resolution * 7 // 2
-
-
-class Progress(Protocol):
-    """What every trainer reports."""
-
-    @property
-    def seen(self) -> int: ...
-
-    @property
-    def total(self) -> int: ...
-
-    @property
-    def pictures_per_second(self) -> float: ...
-
-
-Reported_co = TypeVar("Reported_co", bound=Progress, covariant=True)
-
-
-class Trainer(Protocol[Reported_co]):
-    """A run that goes on from `seen` pictures until it is done or told to stop."""
-
-    seen: int
-
-    def run(self, report: Callable[[Reported_co], None], stop: Callable[[], bool]) -> None: ...
-
-
-Reported = TypeVar("Reported", bound=Progress)
-
-
-Built = TypeVar("Built")
-
-
-def _prepare(build: Callable[[list[Image.Image]], Built], data: Path, device: str, threads: int | None) -> Built:
-    """The trainer that `build` makes for pictures. InvalidRequest or BackendUnavailable if there can be none."""
-    with console().status("reading pictures"):
-        import torch
-
-        from impasto.errors import BackendUnavailable, ImpastoError
-        from impasto.training.crops import read_pictures
-
-        if threads:
-            torch.set_num_threads(threads)
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise BackendUnavailable(f"device: found {device!r}; torch {torch.__version__} finds no such device here")
-        try:
-            found, skipped = read_pictures(data)
-            for line in skipped:
-                console().print(f"left out {line}", markup=False)
-            return build(found)
-        except ValueError as error:
-            # The configuration, the pictures and the crops name the field that does not fit.
-            raise ImpastoError(str(error)) from error
-
-
-def _run(trainer: Trainer[Reported], pictures: int, detail: Callable[[Reported], str]) -> None:
-    """Train with a progress bar to the end. The first Ctrl-C saves and exits; a second one stops without saving."""
-    stop = threading.Event()
-
-    def on_interrupt(number: int, frame: object) -> None:
-        signal.signal(signal.SIGINT, before)
-        stop.set()
-
-    before = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        with _progress_bar() as bar:
-            bar.console.print(f"training from {trainer.seen} to {pictures} pictures")
-            task = bar.add_task("training", total=pictures, completed=trainer.seen, detail="", eta="")
-
-            def report(progress: Reported) -> None:
-                left = _duration((progress.total - progress.seen) / max(progress.pictures_per_second, 1e-9))
-                text = f"{progress.pictures_per_second:.1f} pictures/s  {detail(progress)}"
-                bar.update(task, completed=progress.seen, detail=text, eta=left)
-                if not bar.console.is_terminal:
-                    bar.console.print(f"{progress.seen}/{progress.total} {text} {left} left")
-
-            trainer.run(report, stop.is_set)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if trainer.seen < pictures:
-        console().print(f"saved at {trainer.seen} of {pictures} pictures; the same command goes on from there")
-        raise typer.Exit(130)
-
-
-def _progress_bar() -> ProgressBar:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[detail]}"), TextColumn("{task.fields[eta]}"))
-    return Progress(*columns, console=console(), transient=True)
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -55,6 +55,7 @@ def generate_request(model: str, version: str, priority: int, wanted: Generation
             seeds=wanted.seeds,
             z=_latents(wanted.z),
             ws=_latents(wanted.ws),
+            codes=() if wanted.codes is None else [pb.Codes(values=row.ravel()) for row in wanted.codes],
             label=wanted.label,
             class_vector=None if wanted.class_vector is None else pb.Latent(values=wanted.class_vector),
             psi=wanted.psi,
@@ -65,6 +66,9 @@ def generate_request(model: str, version: str, priority: int, wanted: Generation
             priority=priority,
             rotation=wanted.rotation,
             translation=None if wanted.translation is None else _translation(wanted.translation),
+            image=_file(wanted.image),
+            image_to=_file(wanted.image_to),
+            blend=wanted.blend,
             denoising=None if wanted.denoising is None else _denoising(wanted.denoising),
         )
         if wanted.style_mix is not None:
@@ -116,7 +120,6 @@ def _denoising(wanted: Denoising) -> pb.Denoising:
         guidance_rescale=wanted.guidance_rescale,
         width=wanted.width,
         height=wanted.height,
-        image=_file(wanted.image),
         strength=wanted.strength,
         mask=_file(wanted.mask),
         latent=_latents(wanted.latent),

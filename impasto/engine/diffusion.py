@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import itertools
 import logging
 import threading
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from impasto.denoising import Denoising
 from impasto.engine.conditioning import Conditioner
 from impasto.engine.noise import NoiseStream, PhiloxNoise, TorchNoise
-from impasto.engine.picture import Floats, PictureRequest, Pixels, check_seed
+from impasto.engine.picture import Floats, PictureRequest, Pixels, check_seed, fingerprint, refuse_pictures
 from impasto.engine.sessions import Array, Sessions
 from impasto.engine.sizes import Size, Sizes
 from impasto.engine.slot_memory import SlotMemory, SlotView
@@ -154,9 +153,10 @@ class DiffusionEngine:
         if request.seed is None:
             raise InvalidRequest("seeds", "none", "one or more")
         check_seed("seeds", request.seed)
+        refuse_pictures(request, "image_to", "blend")
         self._conditioner.check(request)
         wanted = request.denoising or Denoising()
-        wanted.check()
+        wanted.check(request.image)
         settings = self._settings(request)
         self._walk(settings)
         scale = self._guidance(request)
@@ -168,8 +168,8 @@ class DiffusionEngine:
             raise InvalidRequest("guidance_rescale", wanted.guidance_rescale, "nothing without guidance")
         if wanted.noise == "torch" and settings.sampler == "dpmpp_sde":
             raise InvalidRequest("noise", "torch", "impasto with sampler dpmpp_sde, whose noise is a Brownian path")
-        self._check_pictures(wanted)
-        shape = self._shape(self._sizes.asked(wanted))
+        self._check_pictures(wanted, request.image)
+        shape = self._shape(self._sizes.asked(wanted, request.image))
         if wanted.latent is not None and wanted.latent.shape != (1, *shape):
             raise InvalidRequest("latent", f"shape {list(wanted.latent.shape[1:])}", f"{list(shape)}")
 
@@ -178,7 +178,7 @@ class DiffusionEngine:
         settings = self._settings(request)
         parameters: dict[str, Any] = {"sampler": settings.sampler, "steps": settings.steps}
         if self._sizes.sides is not None:
-            parameters |= self._sizes.asked(wanted)._asdict()
+            parameters |= self._sizes.asked(wanted, request.image)._asdict()
         if self._conditioner.prompts is not None:
             parameters["prompt"] = wanted.prompt or ""
             if wanted.negative_prompt is not None:
@@ -191,15 +191,12 @@ class DiffusionEngine:
             parameters["guidance_rescale"] = _shortest(wanted.guidance_rescale)
         if settings.eta is not None:
             parameters["eta"] = _shortest(settings.eta)
-        if wanted.image is not None:
-            parameters["strength"] = self._strength(wanted)
-            parameters |= {
-                name: _fingerprint(getattr(wanted, name))
-                for name in ("image", "mask")
-                if getattr(wanted, name) is not None
-            }
+        if request.image is not None:
+            parameters |= {"strength": self._strength(wanted), "image": fingerprint(request.image)}
+        if wanted.mask is not None:
+            parameters["mask"] = fingerprint(wanted.mask)
         if wanted.latent is not None:
-            parameters["latent"] = _fingerprint(wanted.latent)
+            parameters["latent"] = fingerprint(wanted.latent)
         if wanted.noise == "torch":
             parameters["noise"] = "torch"
         return {
@@ -211,27 +208,27 @@ class DiffusionEngine:
         }
 
     def work(self, request: PictureRequest) -> Work:
-        shape = self._shape(self._sizes.asked(request.denoising))
+        shape = self._shape(self._sizes.asked(request.denoising, request.image))
         return Work(self._walk(self._settings(request)).calls, self._model_rows(request), shape)
 
     def start(self, slot: int, request: PictureRequest) -> None:
-        wanted, seed = request.denoising or Denoising(), request.seed or 0
+        wanted, image, seed = request.denoising or Denoising(), request.image, request.seed or 0
         walk, guided = self._walk(self._settings(request)), self._model_rows(request) == 2
-        size = self._sizes.asked(wanted)
+        size = self._sizes.asked(wanted, image)
         memory = self._memory.view(self._shape(size))
         noise: NoiseStream = TorchNoise(seed) if wanted.noise == "torch" else PhiloxNoise(seed)
-        first, image = self._beginning(wanted, walk.plan, noise, memory.shape)
+        first, encoded = self._beginning(request, walk.plan, noise, memory.shape)
         latent = np.float32(walk.plan.noise_scale) * first
-        if image is not None:
-            latent += np.float32(walk.plan.image_scale) * image
+        if encoded is not None:
+            latent += np.float32(walk.plan.image_scale) * encoded
         extra = kept = None
-        if wanted.image is not None and wanted.mask is not None:
+        if image is not None and wanted.mask is not None:
             mask = self._latent_mask(wanted.mask)
             if self._inpaints:
-                hidden = np.where(wanted.mask.mean(axis=-1, keepdims=True) >= WHITE, np.uint8(GREY), wanted.image)
+                hidden = np.where(wanted.mask.mean(axis=-1, keepdims=True) >= WHITE, np.uint8(GREY), image)
                 extra = np.concatenate([mask, self._encode(hidden, noise)])
-            elif image is not None:
-                kept = _Kept(mask, image, first)
+            elif encoded is not None:
+                kept = _Kept(mask, encoded, first)
         rows = walk.rows
         if guided:
             rows = walk.rows.copy()
@@ -253,8 +250,7 @@ class DiffusionEngine:
             self._denoise(running)
             wanted = [(self._running[row.slot], row.call) for row in rows if row.preview]
             previews = {state.slot: self._denoised(state, call) for state, call in wanted}
-            own = [(state, call) for state, call in running if isinstance(state.noise, PhiloxNoise)]
-            self._update(own)
+            self._update([(state, call) for state, call in running if isinstance(state.noise, PhiloxNoise)])
             for state, call in running:
                 if not isinstance(state.noise, PhiloxNoise):
                     drawn = state.noise.of_call(state.memory.shape) if state.rows[call, _NOISE] else None
@@ -326,7 +322,7 @@ class DiffusionEngine:
 
     def _settings(self, request: PictureRequest) -> _Settings:
         wanted = request.denoising or Denoising()
-        strength = None if wanted.image is None else self._strength(wanted)
+        strength = None if request.image is None else self._strength(wanted)
         if wanted.mask is not None and strength == 1.0:  # what is painted anew then starts from noise alone
             strength = None
         return _Settings(
@@ -362,21 +358,22 @@ class DiffusionEngine:
         """Rows of the model's batch at each call: two where guidance counts, which is above 1, as in diffusers."""
         return 2 if self._guidance(request) > 1.0 else 1
 
-    def _check_pictures(self, wanted: Denoising) -> None:
-        if self._inpaints and (wanted.image is None or wanted.mask is None):
+    def _check_pictures(self, wanted: Denoising, image: Bytes | None) -> None:
+        if self._inpaints and (image is None or wanted.mask is None):
             raise InvalidRequest("image, mask", "not both", "both; this model only inpaints")
-        if wanted.image is not None and "decoder" in self._sessions and "encoder" not in self._sessions:
+        if image is not None and "decoder" in self._sessions and "encoder" not in self._sessions:
             raise InvalidRequest("image", "a picture", "nothing; this model's bundle has no encoder")
-        self._sizes.check(wanted)
+        self._sizes.check(wanted, image)
 
     def _beginning(
-        self, wanted: Denoising, walk: Plan, noise: NoiseStream, shape: tuple[int, ...]
+        self, request: PictureRequest, walk: Plan, noise: NoiseStream, shape: tuple[int, ...]
     ) -> tuple[Floats, Floats | None]:
         """The noise to start from, and the latent of the image where some of it goes in."""
-        image = None
-        if wanted.image is not None and (walk.image_scale or not self._inpaints):
-            image = self._encode(wanted.image, noise)
-        return noise.first(shape) if wanted.latent is None else wanted.latent[0], image
+        encoded = None
+        if request.image is not None and (walk.image_scale or not self._inpaints):
+            encoded = self._encode(request.image, noise)
+        given = request.denoising.latent if request.denoising else None
+        return noise.first(shape) if given is None else given[0], encoded
 
     def _encode(self, image: Bytes, noise: NoiseStream) -> Floats:
         """The latent of a picture [H, W, 3]."""
@@ -439,11 +436,6 @@ class DiffusionEngine:
 def _write_input(state: _Running, scale: float) -> None:
     for index in state.indices:
         np.multiply(state.latent, np.float32(scale), out=state.memory.inputs[index])
-
-
-def _fingerprint(values: Array) -> str:
-    """Enough of a digest to tell one input from another."""
-    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()[:16]
 
 
 def _shortest(value: float) -> float:

@@ -144,11 +144,16 @@ def _requests(wanted: Generation) -> list[PictureRequest]:
         mix=StyleMix(*wanted.style_mix) if wanted.style_mix else None,
         rotation=wanted.rotation,
         translation=wanted.translation,
+        image=wanted.image,
+        image_to=wanted.image_to,
+        blend=wanted.blend,
     )
     if wanted.z is not None:
         requests = [dataclasses.replace(shared, z=row) for row in wanted.z]
     elif wanted.ws is not None:
         requests = [dataclasses.replace(shared, ws=row) for row in wanted.ws]
+    elif wanted.codes is not None:
+        requests = [dataclasses.replace(shared, codes=row) for row in wanted.codes]
     else:
         requests = [dataclasses.replace(shared, seed=seed) for seed in wanted.seeds]
     if wanted.denoising is None:

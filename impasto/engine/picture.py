@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from impasto.denoising import Denoising
+from impasto.errors import InvalidRequest
 from impasto.export.bundle import Manifest
 from impasto.generation import MAX_SEED as MAX_SEED
 from impasto.generation import NOISE_MODES as NOISE_MODES
@@ -14,6 +19,9 @@ from impasto.generation import NoiseMode as NoiseMode
 from impasto.generation import check_seed as check_seed
 from impasto.images.pixels import Bytes, to_float, to_uint8
 from impasto.images.pixels import Floats as Floats
+
+PICTURES = ("image", "image_to", "blend")
+"""What of a request is about pictures that it brings."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,12 +35,16 @@ class StyleMix:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class PictureRequest:
-    """One picture: exactly one of seed, z [z_dim] and ws [num_ws, w_dim]; the rest has defaults (None: the model's).
+    """One picture: exactly one of seed, z [z_dim], ws [num_ws, w_dim] and codes, or an image; the rest has defaults.
 
-    `label` is a class index, `c` a class vector [c_dim]; `psi` with `cutoff` truncates the first `cutoff` layers
+
+    None stands for the model's default. `codes` [h, w] are indices into the codebook of a VQ model, int64. `label` is a
+    class index, `c` a class vector [c_dim]; `psi` with `cutoff` truncates the first `cutoff` layers
     (None: all); `noise_mode` "random" draws from the seed (0 if there is none). `rotation` in degrees counter-clockwise
-    and `translation` (x, y) in picture widths are for StyleGAN3 only. `denoising` is for diffusion models only, and its
-    `latent` here is one picture's, [1, C, h, w].
+    and `translation` (x, y) in picture widths are for StyleGAN3 only. `image` (uint8 [H, W, 3]) is what an
+    image-to-image model translates, a VAE reconstructs, a diffusion model starts from; `image_to` is a VAE's second
+    picture and `blend` how far it goes there: 0 is `image`, 1 is `image_to`. `denoising` is for diffusion models only,
+    and its `latent` here is one picture's, [1, C, h, w].
     """
 
     seed: int | None = None
@@ -46,7 +58,25 @@ class PictureRequest:
     mix: StyleMix | None = None
     rotation: float | None = None
     translation: tuple[float, float] | None = None
+    image: Bytes | None = None
+    image_to: Bytes | None = None
+    blend: float | None = None
+    codes: NDArray[np.int64] | None = None
     denoising: Denoising | None = None
+
+
+def refuse_pictures(request: PictureRequest, *fields: str) -> None:
+    """InvalidRequest names the first of these fields that is set, unless they say which: all that bring a picture."""
+    for field in fields or PICTURES:
+        found = getattr(request, field)
+        if found is not None:
+            shown = found if field == "blend" else "one"
+            raise InvalidRequest(field, shown, "nothing; this model takes no such picture")
+
+
+def fingerprint(values: NDArray[Any]) -> str:
+    """Enough of a digest to tell one input from another in a picture's metadata."""
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()[:16]
 
 
 class Pixels:

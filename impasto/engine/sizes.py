@@ -1,8 +1,9 @@
-"""The sizes that a diffusion model's pictures may have, in pixels."""
+"""The sizes that a model's pictures may have, in pixels."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, Self
 
@@ -10,6 +11,9 @@ from impasto.denoising import Denoising
 from impasto.errors import InvalidRequest
 from impasto.export.bundle import Manifest
 from impasto.images.pixels import Bytes
+
+MAX_PIXELS = 2**26
+"""Of a picture that is given to a model of any size: 8192 × 8192, whose floats fill 768 MiB."""
 
 
 class Size(NamedTuple):
@@ -60,11 +64,11 @@ class Sizes:
         """The largest picture."""
         return Size(self.sides.most, self.sides.most) if self.sides else self.usual
 
-    def asked(self, wanted: Denoising | None) -> Size:
+    def asked(self, wanted: Denoising | None, image: Bytes | None) -> Size:
         """The size that a request asks for, allowed or not: as it says, else its image's, else the usual one."""
+        unsaid = self.usual if image is None else size_of(image)
         if wanted is None:
-            return self.usual
-        unsaid = self.usual if wanted.image is None else _size_of(wanted.image)
+            return unsaid
         return Size(
             unsaid.width if wanted.width is None else wanted.width,
             unsaid.height if wanted.height is None else wanted.height,
@@ -77,14 +81,13 @@ class Sizes:
             if side is not None and side not in (self.sides or (usual,)):
                 raise InvalidRequest(field, side, str(self.sides or f"{usual}, the only one of this model"))
 
-    def check(self, wanted: Denoising) -> None:
+    def check(self, wanted: Denoising, image: Bytes | None) -> None:
         """As check_sides, and an image and a mask must have the picture's size."""
         self.check_sides(wanted)
-        size = self.asked(wanted)
-        for field in ("image", "mask"):
-            picture: Bytes | None = getattr(wanted, field)
-            if picture is not None and _size_of(picture) != size:
-                raise InvalidRequest(field, str(_size_of(picture)), str(size))
+        size = self.asked(wanted, image)
+        for field, picture in (("image", image), ("mask", wanted.mask)):
+            if picture is not None and size_of(picture) != size:
+                raise InvalidRequest(field, str(size_of(picture)), str(size))
             if picture is not None and not self._allow(size):
                 others = f", or sides of {self.sides}" if self.sides else ""
                 raise InvalidRequest(field, str(size), f"{self.usual}{others}")
@@ -98,5 +101,20 @@ class Sizes:
         return size == self.usual if self.sides is None else all(side in self.sides for side in size)
 
 
-def _size_of(picture: Bytes) -> Size:
+def most_pixels(manifest: Manifest) -> int:
+    """Of a picture that is given to the model: MAX_PIXELS where its manifest says any size, else its largest one."""
+    if any(spec.name == "image" and -1 in spec.shape[1:] for spec in manifest.inputs):
+        return MAX_PIXELS
+    return math.prod(Sizes.of(manifest).most)
+
+
+def made_size(manifest: Manifest, wanted: Denoising | None, image: Bytes | None) -> Size:
+    """That of the picture which a request gets, of a model that makes several sizes or its image's; else the usual."""
+    sizes = Sizes.of(manifest)
+    free = any(-1 in spec.shape[1:] for spec in manifest.outputs)
+    return sizes.asked(wanted, image) if free or sizes.sides else sizes.usual
+
+
+def size_of(picture: Bytes) -> Size:
+    """That of a picture [H, W, 3]."""
     return Size(picture.shape[1], picture.shape[0])

@@ -233,6 +233,10 @@ def _inputs(shapes: Shapes) -> list[TensorSpec]:
         TensorSpec(name="latent", dtype="FP32", shape=(-1, *shapes.latent), meaning="that noise itself"),
         TensorSpec(name="steps", dtype="INT32", shape=(-1, 1), meaning="sampling steps"),
         TensorSpec(name="sampler", dtype="BYTES", shape=(-1, 1), meaning="name of a sampler"),
+        TensorSpec(
+            name="image", dtype="UINT8", shape=(-1, *_size(shapes), 3), meaning="where to start from instead of noise"
+        ),
+        TensorSpec(name="strength", dtype="FP32", shape=(-1, 1), meaning="how much of the image is made anew"),
     ]
     if shapes.text is not None:
         specs += [
@@ -248,8 +252,13 @@ def _inputs(shapes: Shapes) -> list[TensorSpec]:
     return specs
 
 
+def _size(shapes: Shapes) -> tuple[int, int]:
+    """Height and width of a picture."""
+    return shapes.latent[1] * shapes.scale, shapes.latent[2] * shapes.scale
+
+
 def _outputs(shapes: Shapes) -> tuple[TensorSpec, ...]:
-    height, width = shapes.latent[1] * shapes.scale, shapes.latent[2] * shapes.scale
+    height, width = _size(shapes)
     return (
         TensorSpec(name="image", dtype="UINT8", shape=(-1, height, width, 3), meaning="clamp(127.5·image_float + 128)"),
         TensorSpec(

@@ -10,6 +10,7 @@ import grpc
 
 import impasto
 from impasto.api.inference import grpc_service_pb2 as pb
+from impasto.engine.sizes import made_size
 from impasto.errors import InvalidRequest, ModelNotFound, Unavailable
 from impasto.server.config import ServerConfig
 from impasto.server.host import LoadedModel, ModelHost, ModelState, ModelStatus
@@ -92,7 +93,8 @@ class InferenceService:
         parameters = read_parameters(request.parameters)
         outputs = requested_outputs(request, manifest.outputs)
         pictures = picture_requests(request, parameters, manifest, self._max_pictures)
-        check_reply_size(outputs, len(pictures), self._config.limits)
+        size = made_size(manifest, pictures[0].denoising, pictures[0].image)
+        check_reply_size(outputs, size, len(pictures), self._config.limits)
         deadline = _deadline(context.time_remaining(), parameters.timeout)
         encoder = encoder_of(outputs)
         with model.submit(pictures, priority=parameters.priority, deadline=deadline, encoder=encoder) as job:

@@ -78,7 +78,7 @@ def _tensor(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
 
 
 def _inputs(specs: Iterable[TensorSpec]) -> Iterator[config_pb.ModelInput]:
-    required = {spec.name for spec in specs} & set(SOURCES)
+    required = {spec.name for spec in specs} & {*SOURCES, "image"}
     for spec in specs:
         yield config_pb.ModelInput(
             name=spec.name,

@@ -14,10 +14,12 @@ from impasto.denoising import NOISE_SOURCES, Denoising, NoiseSource
 from impasto.engine.picture import NOISE_MODES, NoiseMode, PictureRequest, check_seed
 from impasto.errors import InvalidRequest
 from impasto.export.bundle import Manifest
+from impasto.generation import IMAGE_SEED
+from impasto.input_pictures import check_pictures
 from impasto.server.tensors import read_inputs
 
-SOURCES = ("seed", "z", "ws")
-"""Inputs that a picture can be made from; a request has one of them."""
+SOURCES = ("seed", "z", "ws", "codes")
+"""Inputs that a picture can be made from; a request has one of them, or an image, which may go without."""
 Row = NDArray[Any]
 
 
@@ -46,7 +48,7 @@ def picture_requests(
             cutoff=parameters.psi_cutoff,
             noise_mode=parameters.noise_mode,
             denoising=_denoising(arrays, index, common),
-            **_values(_OF_A_PICTURE, arrays, index),
+            **_of_a_picture(arrays, index),
         )
         for index in range(len(next(iter(arrays.values()))))
     ]
@@ -60,9 +62,9 @@ def read_parameters(parameters: Mapping[str, InferParameter]) -> Parameters:
 
 
 def _check_exclusive(arrays: Mapping[str, Row], known: list[str]) -> None:
-    sources = [name for name in SOURCES if name in known]
-    given = [name for name in sources if name in arrays]
-    if len(given) != 1:
+    sources = [name for name in (*SOURCES, "image") if name in known]
+    given = [name for name in SOURCES if name in arrays]
+    if len(given) > 1 or not (given or "image" in arrays):
         allowed = f"exactly one of {', '.join(sources)}" if len(sources) > 1 else sources[0]
         raise InvalidRequest("inputs", " and ".join(given) or f"none of {', '.join(sources)}", allowed)
     if "label" in arrays and "c" in arrays:
@@ -76,6 +78,16 @@ def _values(readers: Readers, arrays: Mapping[str, Row], index: int) -> dict[str
     }
 
 
+def _of_a_picture(arrays: Mapping[str, Row], index: int) -> dict[str, Any]:
+    """What a row says but for diffusion, as keywords of PictureRequest."""
+    rows = _values(_OF_A_PICTURE, arrays, index)
+    try:
+        check_pictures(rows.get("image"), rows.get("image_to"), rows.get("blend"))
+    except InvalidRequest as error:
+        raise error.renamed(f"inputs.{error.field}[{index}]") from None
+    return rows if any(name in rows for name in SOURCES) else {"seed": IMAGE_SEED, **rows}
+
+
 def _denoising(arrays: Mapping[str, Row], index: int, common: Mapping[str, Any]) -> Denoising | None:
     """What a row and the parameters ask of a diffusion model; None if nothing."""
     rows = _values(_OF_DENOISING, arrays, index)
@@ -83,7 +95,7 @@ def _denoising(arrays: Mapping[str, Row], index: int, common: Mapping[str, Any])
         return None
     wanted = Denoising(**rows, **common)
     try:
-        wanted.check()
+        wanted.check(arrays["image"][index] if "image" in arrays else None)
     except InvalidRequest as error:
         at = f"inputs.{error.field}[{index}]" if error.field in rows else f"parameters.{error.field}"
         raise error.renamed(at) from None
@@ -109,9 +121,13 @@ _OF_A_PICTURE: Readers = {
     "seed": _seed,
     "z": lambda _, row: row,
     "ws": lambda _, row: row,
+    "codes": lambda _, row: row,
     "label": lambda _, row: int(row[0]),
     "c": lambda _, row: row,
     "psi": lambda _, row: float(row[0]),
+    "image": lambda _, row: row,
+    "image_to": lambda _, row: row,
+    "blend": lambda _, row: float(row[0]),
 }
 _OF_DENOISING: Readers = {
     "prompt": _text,
@@ -119,6 +135,7 @@ _OF_DENOISING: Readers = {
     "latent": lambda _, row: row[None],
     "steps": lambda _, row: int(row[0]),
     "guidance_scale": lambda _, row: float(row[0]),
+    "strength": lambda _, row: float(row[0]),
     "sampler": _text,
 }
 _COMMON = ("eta", "guidance_rescale", "noise")

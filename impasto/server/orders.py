@@ -11,12 +11,13 @@ import grpc
 
 from impasto.api.impasto.v1 import generation_pb2 as pb
 from impasto.engine.picture import PictureRequest
-from impasto.engine.sizes import Sizes
+from impasto.engine.sizes import made_size
 from impasto.errors import InvalidRequest
 from impasto.images import metadata_text
 from impasto.server.config import MEBIBYTE, ServerConfig
 from impasto.server.encoding import Data, encoder_for
 from impasto.server.host import Job, LoadedModel, Made, ModelHost
+from impasto.server.pictures import brings_pictures
 from impasto.server.requests import check_model, picture_requests
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -52,7 +53,8 @@ class Order:
 
     def raw_size(self) -> int:
         """Bytes of one picture without a file's compression."""
-        width, height = Sizes.of(self.model.engine.manifest).asked(self.requests[0].denoising)
+        first = self.requests[0]
+        width, height = made_size(self.model.engine.manifest, first.denoising, first.image)
         bytes_a_value = 4 if self.message.format == pb.IMAGE_FORMAT_RAW_FLOAT32 else 1
         return width * height * 3 * bytes_a_value
 
@@ -73,7 +75,7 @@ class Orders:
         check_model(message.model, message.version)
         model = self._host.get(message.model, message.version)
         read = (message, model.engine.manifest, max_pictures or self._max_pictures)
-        if message.denoising.HasField("image") or message.denoising.HasField("mask"):
+        if brings_pictures(message):
             # Decoding takes milliseconds, which all other calls would wait for.
             return Order(message, model, await asyncio.to_thread(picture_requests, *read))
         return Order(message, model, picture_requests(*read))

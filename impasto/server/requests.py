@@ -8,19 +8,22 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from impasto.api.impasto.v1 import generation_pb2 as pb
 from impasto.engine.picture import MAX_SEED, NoiseMode, PictureRequest, StyleMix, check_seed
 from impasto.errors import InvalidRequest
 from impasto.export.bundle import Manifest
+from impasto.generation import IMAGE_SEED
 from impasto.images.pixels import Floats
 from impasto.server.denoising import read_denoising
+from impasto.server.pictures import read_pictures
 
 MAX_NAME = 100
 MAX_VERSION = 9
 MAX_PSI = 10.0
 
-_LATENTS = ("seeds", "z", "ws")
+_LATENTS = ("seeds", "z", "ws", "codes")
 _NOISE_MODES: dict[int, NoiseMode | None] = {
     pb.NOISE_MODE_UNSPECIFIED: None,
     pb.NOISE_MODE_CONST: "const",
@@ -47,6 +50,9 @@ def check_psi(field: str, psi: float) -> float:
 def picture_requests(message: pb.GenerateRequest, manifest: Manifest, max_pictures: int) -> list[PictureRequest]:
     """One request a picture. InvalidRequest names the first field that is wrong."""
     given = [(name, len(entries)) for name in _LATENTS if (entries := getattr(message, name))]
+    if not given and message.HasField("image"):
+        message.seeds.append(IMAGE_SEED)
+        given = [("seeds", 1)]
     if len(given) != 1:
         named = " and ".join(name for name, _ in given)
         raise InvalidRequest("seeds, z, ws", named or "none of them", "exactly one of them, not empty")
@@ -55,17 +61,21 @@ def picture_requests(message: pb.GenerateRequest, manifest: Manifest, max_pictur
         raise InvalidRequest(field, f"{entries} entries", _up_to(max_pictures))
     if message.HasField("count") and (field != "seeds" or entries != 1):
         raise InvalidRequest("count", f"{message.count} with {entries} {field}", "set only with exactly one seed")
-    common = _common(message)
+    common = _common(message) | read_pictures(message, manifest)
     if field == "seeds":
         requests = [PictureRequest(seed, **common) for seed in _seeds(message, max_pictures)]
     elif field == "z":
         requests = [PictureRequest(z=_vector("z", latent), **common) for latent in message.z]
+    elif field == "ws":
+        requests = [PictureRequest(ws=_styles(latent, _shape("ws", manifest)), **common) for latent in message.ws]
     else:
-        shape = next((spec.shape[1:] for spec in manifest.inputs if spec.name == "ws"), None)
-        requests = [PictureRequest(ws=_styles(latent, shape), **common) for latent in message.ws]
-    if message.HasField("denoising") and (wanted := read_denoising(message.denoising, manifest, len(requests))):
-        return [replace(request, denoising=each) for request, each in zip(requests, wanted, strict=True)]
-    return requests
+        requests = [PictureRequest(codes=_codes(codes, _shape("codes", manifest)), **common) for codes in message.codes]
+    if not message.HasField("denoising"):
+        return requests
+    wanted = read_denoising(message.denoising, requests[0].image, manifest, len(requests))
+    if wanted is None:
+        return requests
+    return [replace(request, denoising=each) for request, each in zip(requests, wanted, strict=True)]
 
 
 def _seeds(message: pb.GenerateRequest, max_pictures: int) -> Iterable[int]:
@@ -118,6 +128,20 @@ def _vector(field: str, latent: pb.Latent) -> Floats:
     if not np.isfinite(vector).all():
         raise InvalidRequest(field, f"{np.count_nonzero(~np.isfinite(vector))} NaN or infinite values", "finite values")
     return vector
+
+
+def _shape(name: str, manifest: Manifest) -> Sequence[int] | None:
+    """That of one row of an input, where the model has it."""
+    return next((spec.shape[1:] for spec in manifest.inputs if spec.name == name), None)
+
+
+def _codes(codes: pb.Codes, shape: Sequence[int] | None) -> NDArray[np.int64]:
+    indices = np.array(codes.values, np.int64)
+    if shape is None:
+        return indices
+    if indices.size != math.prod(shape):
+        raise InvalidRequest("codes", f"{indices.size} values", f"h · w = {shape[0]} · {shape[1]} values")
+    return indices.reshape(shape)
 
 
 def _styles(latent: pb.Latent, shape: Sequence[int] | None) -> Floats:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from impasto.api.inference.grpc_service_pb2 import ModelInferRequest, ModelInferResponse
 from impasto.engine.picture import Pixels
+from impasto.engine.sizes import Size
 from impasto.errors import InvalidRequest
 from impasto.export.bundle import TensorSpec
 from impasto.server.config import MEBIBYTE, Limits
@@ -91,9 +92,9 @@ def requested_outputs(request: ModelInferRequest, specs: Sequence[TensorSpec]) -
     return wanted
 
 
-def check_reply_size(outputs: Sequence[TensorSpec], pictures: int, limits: Limits) -> None:
-    """Raise InvalidRequest if the reply would be larger than the server sends."""
-    size = sum(math.prod(spec.shape[1:]) * DATATYPES[spec.dtype].raw.itemsize for spec in outputs)
+def check_reply_size(outputs: Sequence[TensorSpec], picture: Size, pictures: int, limits: Limits) -> None:
+    """Raise InvalidRequest if the reply, of so many pictures of that size, would be larger than the server sends."""
+    size = sum(math.prod(_row_shape(spec, picture)) * DATATYPES[spec.dtype].raw.itemsize for spec in outputs)
     allowed = limits.send_mib * MEBIBYTE // size
     if pictures > allowed:
         raise InvalidRequest("inputs", f"N = {pictures}", f"N of at most {allowed} with these outputs")
@@ -107,8 +108,9 @@ def encoder_of(outputs: Sequence[TensorSpec]) -> Encoder:
 def reply_parts(header: ModelInferResponse, outputs: Sequence[TensorSpec], pictures: Sequence[Pixels]) -> Parts:
     """The response: the header with its outputs, then each output's pictures as raw contents."""
     contents: Parts = []
+    size = Size(*pictures[0].size)
     for spec in outputs:
-        header.outputs.add(name=spec.name, datatype=spec.dtype, shape=[len(pictures), *spec.shape[1:]])
+        header.outputs.add(name=spec.name, datatype=spec.dtype, shape=[len(pictures), *_row_shape(spec, size)])
         contents += bytes_field(RAW_OUTPUT_CONTENTS, *map(PIXELS[spec.name], pictures))
     return [header.SerializeToString(), *contents]
 
@@ -138,10 +140,21 @@ def _checked_shape(tensor: InputTensor, spec: TensorSpec, limit: int) -> tuple[i
     row = spec.shape[1:]
     if row == (1,) and len(shape) == 1:
         shape = (*shape, 1)
-    if len(shape) != len(spec.shape) or shape[1:] != row or not 1 <= shape[0] <= limit:
-        written = ", ".join(map(str, ("N", *row)))
+    fits = len(shape) == len(spec.shape) and all(map(_fits, shape[1:], row))
+    if not fits or not 1 <= shape[0] <= limit:
+        written = ", ".join(("N", *("any" if side == -1 else str(side) for side in row)))
         raise InvalidRequest(f"{field}.shape", list(tensor.shape), f"[{written}] with N from 1 to {limit}")
     return shape
+
+
+def _fits(found: int, allowed: int) -> bool:
+    return found >= 1 if allowed == -1 else found == allowed
+
+
+def _row_shape(spec: TensorSpec, picture: Size) -> tuple[int, ...]:
+    """That of one row of an output, whose free dimensions are the picture's height and width."""
+    free = iter((picture.height, picture.width))
+    return tuple(next(free) if side == -1 else side for side in spec.shape[1:])
 
 
 def _from_raw(content: bytes, spec: TensorSpec, shape: tuple[int, ...]) -> NDArray[Any]:

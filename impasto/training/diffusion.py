@@ -2,7 +2,7 @@
 
 The network predicts v (Salimans and Ho 2022, "Progressive distillation for fast sampling of diffusion models") under
 the cosine schedule (Nichol and Dhariwal 2021, "Improved denoising diffusion probabilistic models"). The model is a
-folder as diffusers keeps one. A run keeps everything that it needs to go on in `state.pt`, and goes on from there.
+folder as diffusers keeps one.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +20,10 @@ from PIL import Image
 from torch import Tensor
 
 from impasto.errors import InvalidRequest
-from impasto.images import contact_sheet
 from impasto.training.crops import Crops
+from impasto.training.loop import Losses, Report, Stop, sheet_of, train
+from impasto.training.networks import average
+from impasto.training.state import read_state, restore, save_state
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler, UNet2DModel
@@ -77,31 +78,22 @@ class DiffusionPlan:
         return {"resolution": self.resolution, "channels": self.channels, "attention": self.attention}
 
 
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """Where a run is: pictures seen of all, and the mean loss since the last report."""
-
-    seen: int
-    total: int
-    pictures_per_second: float
-    loss: float
-
-
 class Trainer:
     """One run in one folder: `run()` goes on from the last saved state and returns when all pictures are seen.
 
     ValueError if the folder holds another run's state.
     """
 
-    def __init__(self, plan: DiffusionPlan, pictures: list[Image.Image], out: Path, device: str = "cpu") -> None:
-        # Denormal numbers turn up in vanishing gradients and slow a CPU down tenfold.
-        torch.set_flush_denormal(True)
+    stateful = ("unet", "ema", "optimizer")
+
+    def __init__(self, plan: DiffusionPlan, pictures: Sequence[Image.Image], out: Path, device: str = "cpu") -> None:
         self.plan = plan
         self.out = out
         self.device = torch.device(device)
+        self.pictures = pictures
         self.seen = 0
         out.mkdir(parents=True, exist_ok=True)
-        saved = self._saved_state()
+        saved = read_state(out, {"network": plan.network}, self.stateful, plan.pictures)
         self.crops = Crops(pictures, plan.resolution, plan.crop, mirror=plan.mirror)
         self.data_rng = np.random.default_rng(plan.seed)
         self.rng = torch.Generator().manual_seed(plan.seed)
@@ -112,38 +104,16 @@ class Trainer:
         self.schedule = build_schedule()
         self.weights = loss_weights(self.schedule.alphas_cumprod, plan.snr_gamma).to(self.device)
         if saved:
-            self._restore(saved)
+            restore(self, saved)
 
-    def run(
-        self,
-        report: Callable[[Progress], None] = lambda progress: None,
-        stop: Callable[[], bool] = lambda: False,
-    ) -> None:
-        """Train to the end, calling `report` a few times a minute; write states, and sheets with the model of each.
+    def run(self, report: Report = lambda progress: None, stop: Stop = lambda: False) -> None:
+        """Train to the end, or until `stop` is true: `impasto.training.loop.train`."""
+        train(self, report, stop)
 
-        Once `stop` is true the state is saved after the step under way, and that is all.
-        """
-        last_save = last_report = time.monotonic()
-        reported = self.seen
-        losses: list[float] = []
-        while self.seen < self.plan.pictures and not stop():
-            losses.append(self._step())
-            now = time.monotonic()
-            if now - last_report > 10.0:
-                rate = (self.seen - reported) / (now - last_report)
-                report(Progress(self.seen, self.plan.pictures, rate, float(np.mean(losses))))
-                last_report, reported, losses = now, self.seen, []
-            if self.seen % self.plan.sheet_pictures < self.plan.batch:
-                self.sheet().save(self.out / f"sheet_{self.seen:07d}.png")
-                self.write_model()
-            if now - last_save > self.plan.save_seconds:
-                self._save()
-                last_save = now
-        self._save()
-        if self.seen < self.plan.pictures:
-            return
-        self.sheet().save(self.out / "sheet_final.png")
-        self.write_model()
+    def step(self) -> Losses:
+        loss = self._step()
+        average(self.ema, self.unet, self.seen, self.plan.batch, self.plan.ema_pictures)
+        return {"loss": loss}
 
     @torch.no_grad()
     def sample(self, seeds: Sequence[int], steps: int = SHEET_STEPS) -> Tensor:
@@ -161,10 +131,9 @@ class Trainer:
 
     def sheet(self) -> Image.Image:
         """A contact sheet of the averaged network's pictures for seeds 0, 1, …"""
-        pixels = (self.sample(SHEET_SEEDS) * 127.5 + 128).clamp(0, 255).to(torch.uint8)
-        return Image.fromarray(contact_sheet(list(pixels.permute(0, 2, 3, 1).numpy())))
+        return sheet_of(self.sample(SHEET_SEEDS))
 
-    def write_model(self) -> Path:
+    def write(self) -> Path:
         """Write the averaged network and its schedule as a diffusers folder, `model`, safetensors in fp32."""
         from diffusers import DDPMPipeline
 
@@ -172,19 +141,8 @@ class Trainer:
         DDPMPipeline(self.ema, self.schedule).save_pretrained(path)
         return path
 
-    def _saved_state(self) -> dict[str, Any] | None:
-        """The state in `out`, if there is one. ValueError if it is of another run than the plan's."""
-        path = self.out / "state.pt"
-        if not path.exists():
-            return None
-        state: dict[str, Any] = torch.load(path)
-        if state.get("network") != self.plan.network:
-            raise ValueError(f"out: {path} is the state of another network; choose another folder, or remove it")
-        if state["seen"] > self.plan.pictures:
-            raise ValueError(
-                f"pictures: found {self.plan.pictures}; the run in {path} has already seen {state['seen']}"
-            )
-        return state
+    def save(self) -> None:
+        save_state(self, {"network": self.plan.network})
 
     def _step(self) -> float:
         """One step on one batch; its loss."""
@@ -203,7 +161,6 @@ class Trainer:
         warm_up = min(self.seen / self.plan.warm_up_pictures, 1.0)
         self.optimizer.param_groups[0]["lr"] = self.plan.learning_rate * warm_up
         self.optimizer.step()
-        self._average()
         return loss.item()
 
     def _timesteps(self) -> Tensor:
@@ -214,35 +171,6 @@ class Trainer:
         batch = self.plan.batch
         position = (torch.arange(batch) + torch.rand((), generator=self.rng)) / batch
         return (position * TIMESTEPS).long().clamp(max=TIMESTEPS - 1).to(self.device)
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        horizon = min(self.plan.ema_pictures, 0.05 * self.seen)
-        keep = 0.5 ** (self.plan.batch / horizon)
-        for averaged, current in zip(self.ema.parameters(), self.unet.parameters(), strict=True):
-            averaged.lerp_(current, 1.0 - keep)
-
-    def _save(self) -> None:
-        state: dict[str, Any] = {name: getattr(self, name).state_dict() for name in STATEFUL}
-        state |= {
-            "network": self.plan.network,
-            "seen": self.seen,
-            "rng": self.rng.get_state(),
-            "data_rng": self.data_rng.bit_generator.state,
-        }
-        temporary = self.out / "state.pt.part"
-        torch.save(state, temporary)
-        temporary.replace(self.out / "state.pt")
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        for name in STATEFUL:
-            getattr(self, name).load_state_dict(state[name])
-        self.seen = state["seen"]
-        self.rng.set_state(state["rng"])
-        self.data_rng.bit_generator.state = state["data_rng"]
-
-
-STATEFUL = ("unet", "ema", "optimizer")
 
 
 def build_unet(plan: DiffusionPlan) -> UNet2DModel:

@@ -6,6 +6,7 @@ The down-sampling blur is folded into the convolution that follows it, so that a
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -125,3 +126,23 @@ def _minibatch_deviation(x: Tensor, group: int = 4) -> Tensor:
     grouped = x.reshape(size, n // size, -1)
     deviation = (grouped.var(dim=0, unbiased=False) + 1e-8).sqrt().mean(dim=1)
     return deviation.repeat(size).reshape(n, 1, 1, 1).expand(-1, 1, height, width)
+
+
+def adversarial_loss(judged: Judgement, real: bool) -> Tensor:
+    """softplus(∓score), non-saturating, of whole pictures and of patches: how far they are from passing as `real`."""
+    sign = -1.0 if real else 1.0
+    whole, patches = (functional.softplus(sign * scores).mean() for scores in (judged.whole, judged.patches))
+    return 0.5 * (whole + patches)
+
+
+def r1_penalty(judge: Callable[[Tensor], Judgement], real: Tensor) -> Tensor:
+    """E|∇D(real)|² of pictures [N, 3, R, R] (Mescheder et al. 2018, "Which training methods for GANs converge?")."""
+    real = real.detach().contiguous(memory_format=torch.channels_last).requires_grad_(True)
+    judged = judge(real)
+    (gradient,) = torch.autograd.grad((judged.whole + judged.patches.mean(dim=1)).sum(), real, create_graph=True)
+    return gradient.float().square().sum(dim=(1, 2, 3)).mean()
+
+
+def r1_gamma(resolution: int) -> float:
+    """0.0002·R²/16, StyleGAN2-ADA's rule of thumb for twice the weight of R1 at a batch of 16."""
+    return 0.0002 * resolution**2 / 16

@@ -62,9 +62,9 @@ def engines(models: Path) -> Iterator[Any]:
         engine.close()
 
 
-def _picture(engine: DiffusionEngine, seed: int, label: int | None = None, **wanted: Any) -> np.ndarray:
+def _picture(engine: DiffusionEngine, seed: int, label: int | None = None, image: Any = None, **wanted: Any) -> Any:
     """In [0, 1], [H, W, 3], as diffusers gives it."""
-    request = PictureRequest(seed, label=label, denoising=Denoising(noise="torch", **wanted))
+    request = PictureRequest(seed, label=label, image=image, denoising=Denoising(noise="torch", **wanted))
     engine.check(request)
     return np.clip(engine.run([request])[0].image_float.transpose(1, 2, 0) / 2 + 0.5, 0, 1)
 

@@ -50,8 +50,8 @@ def _opened(path: Path) -> Iterator[DiffusionEngine]:
     engine.close()
 
 
-def _request(seed: int, label: int | None = None, **wanted: Any) -> PictureRequest:
-    return PictureRequest(seed, label=label, denoising=Denoising(**wanted))
+def _request(seed: int, label: int | None = None, image: Any = None, **wanted: Any) -> PictureRequest:
+    return PictureRequest(seed, label=label, image=image, denoising=Denoising(**wanted))
 
 
 def _alone(engine: DiffusionEngine, request: PictureRequest) -> bytes:
@@ -162,8 +162,7 @@ _KNOWN: dict[tuple[Any, ...], bytes] = {}
 def _known(engine: DiffusionEngine, request: PictureRequest) -> bytes:
     """The picture alone, made once."""
     assert request.denoising is not None
-    values = dataclasses.astuple(dataclasses.replace(request.denoising, image=None))
-    key = (engine.digest, request.seed, request.denoising.image is None, *values)
+    key = (engine.digest, request.seed, request.image is None, *dataclasses.astuple(request.denoising))
     if key not in _KNOWN:
         _KNOWN[key] = _alone(engine, request)
     return _KNOWN[key]

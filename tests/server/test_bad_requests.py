@@ -51,9 +51,9 @@ def latents(*rows: list[float]) -> list[pb.Latent]:
     return [pb.Latent(values=row) for row in rows]
 
 
-def denoising(**fields: Any) -> pb.GenerateRequest:
+def denoising(image: bytes | None = None, **fields: Any) -> pb.GenerateRequest:
     """A request of `tiny` that asks for diffusion."""
-    return asked(denoising=pb.Denoising(**fields))
+    return asked(image=image, denoising=pb.Denoising(**fields))
 
 
 def mix(seed: int = 1, first: int = 0, last: int = 1) -> pb.StyleMix:
@@ -67,6 +67,7 @@ MIXED = "style_mix.first_layer, last_layer"
 LAYERS = "allowed is first ≤ last, from 0 to 3"
 VERSION = "allowed is at most 9 decimal digits"
 ONE_CALL = "allowed is nothing; this model makes a picture in one call"
+NO_PICTURE = "allowed is nothing; this model takes no such picture"
 FILE = "allowed is a PNG, JPEG or WebP file"
 PICTURE = random_png(8, 8)
 
@@ -178,24 +179,24 @@ BAD = {
     "strength NaN": (denoising(image=PICTURE, strength=NAN), "denoising.strength: found nan; allowed is 0 to 1"),
     "strength without an image": (denoising(strength=0.5), "denoising.strength: found 'it without an image'; allowed"),
     "mask without an image": (denoising(mask=PICTURE), "denoising.mask: found 'it without an image'; allowed is it"),
-    "image of no bytes": (denoising(image=b""), f"denoising.image: found '0 bytes'; {FILE}"),
-    "image that is none": (denoising(image=b"GIF89a" * 9), f"denoising.image: found '54 bytes'; {FILE}"),
-    "image that breaks off": (denoising(image=PICTURE[:60]), f"denoising.image: found '60 bytes'; {FILE}"),
+    "image of no bytes": (asked(image=b""), f"image: found '0 bytes'; {FILE}"),
+    "image that is none": (asked(image=b"GIF89a" * 9), f"image: found '54 bytes'; {FILE}"),
+    "image that breaks off": (asked(image=PICTURE[:60]), f"image: found '60 bytes'; {FILE}"),
     "image with a pixel too many": (
-        denoising(image=random_png(13, 5)),
-        "denoising.image: found '13×5 pixels'; allowed is at most 64 pixels",
+        asked(image=random_png(13, 5)),
+        "image: found '13×5 pixels'; allowed is at most 64 pixels",
     ),
     "image that is a decompression bomb": (
-        denoising(image=png_that_claims(9_000, 9_000)),
-        "denoising.image: found '9000×9000 pixels'; allowed is at most 64 pixels",
+        asked(image=png_that_claims(9_000, 9_000)),
+        "image: found '9000×9000 pixels'; allowed is at most 64 pixels",
     ),
     "image that is a large decompression bomb": (
-        denoising(image=png_that_claims(2**31 - 1, 2**31 - 1)),
-        "denoising.image: found 'more pixels than any model takes'; allowed is",
+        asked(image=png_that_claims(2**31 - 1, 2**31 - 1)),
+        "image: found 'more pixels than any model takes'; allowed is",
     ),
     "image of too many bytes": (
-        denoising(image=PICTURE + bytes(2**21)),
-        f"denoising.image: found '{len(PICTURE) + 2**21} bytes'; allowed is a file of at most 1049088 bytes",
+        asked(image=PICTURE + bytes(2**21)),
+        f"image: found '{len(PICTURE) + 2**21} bytes'; allowed is a file of at most 1049088 bytes",
     ),
     "mask that is none": (denoising(image=PICTURE, mask=b"x"), f"denoising.mask: found '1 bytes'; {FILE}"),
     "mask that is a decompression bomb": (
@@ -209,7 +210,21 @@ BAD = {
     "steps of a model in one call": (denoising(steps=30), f"steps: found 30; {ONE_CALL}"),
     "over-long sampler": (denoising(sampler="x" * 10_000), f"(10000 characters); {ONE_CALL}"),
     "eta of a model in one call": (denoising(eta=0), f"eta: found 0.0; {ONE_CALL}"),
-    "image of a model in one call": (denoising(image=PICTURE), f"image: found 'one'; {ONE_CALL}"),
+    "image of a model that takes none": (asked(image=PICTURE), f"image: found 'one'; {NO_PICTURE}"),
+    "image alone of a model that takes none": (asked(seeds=[], image=PICTURE), f"image: found 'one'; {NO_PICTURE}"),
+    "second image of a model that takes none": (
+        asked(image=PICTURE, image_to=PICTURE, blend=0.5),
+        f"image: found 'one'; {NO_PICTURE}",
+    ),
+    "second image without a first": (asked(image_to=PICTURE), "image_to: found 'it without an image'; allowed is it"),
+    "second image that is none": (asked(image=PICTURE, image_to=b"x"), f"image_to: found '1 bytes'; {FILE}"),
+    "second image that is a decompression bomb": (
+        asked(image=PICTURE, image_to=png_that_claims(9_000, 9_000)),
+        "image_to: found '9000×9000 pixels'; allowed is at most 64 pixels",
+    ),
+    "blend without a second image": (asked(image=PICTURE, blend=0.5), "blend: found 'it without a second picture'; al"),
+    "blend NaN": (asked(image=PICTURE, image_to=PICTURE, blend=NAN), "blend: found nan; allowed is 0 to 1"),
+    "blend over 1": (asked(image=PICTURE, image_to=PICTURE, blend=1.1), "blend: found 1.1; allowed is 0 to 1"),
     "noise of a model in one call": (denoising(noise="NOISE_SOURCE_TORCH"), f"noise: found 'torch'; {ONE_CALL}"),
     "previews of a model in one call": (denoising(preview_every=2), f"preview_every: found 2; {ONE_CALL}"),
     "latent of a model in one call": (

@@ -74,8 +74,10 @@ def test_what_a_client_asks_for_is_what_the_server_reads(field: str, value: Any)
 
 def test_pictures_come_through_pixel_by_pixel() -> None:
     image, mask = random_pixels(8, 6, seed=1), random_pixels(8, 6, seed=2)
-    read = first(image=image, mask=mask, strength=0.25)
-    assert_array_equal(read.image, image)
+    request = received(image=image, mask=mask, strength=0.25)[0]
+    read = request.denoising
+    assert read is not None
+    assert_array_equal(request.image, image)
     assert_array_equal(read.mask, mask)
     assert read.strength == 0.25
 

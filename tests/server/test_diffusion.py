@@ -254,11 +254,13 @@ def test_the_models_tensors_are_told_in_both_vocabularies(channel: grpc.Channel)
         "steps": ("INT32", [-1, 1]),
         "guidance_scale": ("FP32", [-1, 1]),
         "sampler": ("BYTES", [-1, 1]),
+        "image": ("UINT8", [-1, SIDE, SIDE, 3]),
+        "strength": ("FP32", [-1, 1]),
     }
     config = stub.ModelConfig(inference_pb.ModelConfigRequest(name=MODEL)).config
     types = {tensor.name: inference_type(tensor.data_type) for tensor in config.input}
     assert (types["prompt"], types["steps"], types["latent"]) == ("TYPE_STRING", "TYPE_INT32", "TYPE_FP32")
-    assert {tensor.name for tensor in config.input if not tensor.optional} == {"seed"}
+    assert all(tensor.optional for tensor in config.input)  # a seed or an image
 
 
 def inference_type(number: int) -> str:
@@ -276,7 +278,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "image with too many pixels": (
         {"image": random_png(25, 24)},
-        "denoising.image: found '25×24 pixels'; allowed is at most 576 pixels",
+        "image: found '25×24 pixels'; allowed is at most 576 pixels",
     ),
     "image that is not of the size": ({"image": IMAGE, "width": 24}, "image: found '16 × 16 pixels'; allowed is 24 × "),
     "width": ({"width": 18}, "denoising.width: found 18; allowed is 8 to 24 in steps of 4"),

@@ -192,7 +192,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "steps": ("ddpm", {"seeds": [7], "denoising": pb.Denoising(steps=3, sampler="dpmpp_2m", preview_every=1)}),
     "strength": (
         "ddpm",
-        {"seeds": [7], "denoising": pb.Denoising(steps=4, image=random_png(SIDE, SIDE), strength=0.5)},
+        {"image": random_png(SIDE, SIDE), "denoising": pb.Denoising(steps=4, strength=0.5)},
     ),
 }
 

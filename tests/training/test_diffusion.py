@@ -89,7 +89,7 @@ def test_the_folder_is_a_pipeline_of_diffusers_with_the_averaged_weights(blue: t
 def test_a_run_writes_a_sheet_of_sixteen_and_the_model_beside_it(pictures: list[Image.Image], tmp_path: Path) -> None:
     trainer = Trainer(plan(), pictures, tmp_path)
     trainer.run(stop=lambda: trainer.seen >= 36)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "sheet_0000032.png", "state.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["curve.jsonl", "model", "sheet_0000032.png", "state.pt"]
     with Image.open(tmp_path / "sheet_0000032.png") as sheet:
         assert sheet.size == (4 * 8 + 3, 4 * 8 + 3)
         assert len(np.unique(np.asarray(sheet))) > 16
@@ -137,18 +137,6 @@ def test_a_run_that_is_killed_goes_on_to_the_same_state_bit_for_bit(
     assert len(ours) == len(theirs) > 300
     for one, other in zip(ours, theirs, strict=True):
         assert torch.equal(one, other) if isinstance(one, Tensor) else one == other
-
-
-def test_the_average_forgets_by_half_in_its_number_of_pictures(pictures: list[Image.Image], tmp_path: Path) -> None:
-    trainer = Trainer(plan(ema_pictures=8.0), pictures, tmp_path)
-    trainer.seen = 1000
-    for averaged, current in zip(trainer.ema.parameters(), trainer.unet.parameters(), strict=True):
-        averaged.fill_(0.0)
-        current.data.fill_(1.0)
-    for _ in range(2):  # two batches of four
-        trainer._average()
-    for averaged in trainer.ema.parameters():
-        torch.testing.assert_close(averaged, torch.full_like(averaged, 0.5))
 
 
 def test_a_batch_has_a_timestep_of_each_part_of_the_schedule(pictures: list[Image.Image], tmp_path: Path) -> None:

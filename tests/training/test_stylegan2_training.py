@@ -14,8 +14,10 @@ from impasto.generators.stylegan2_config import StyleGAN2Config
 from impasto.kernels import upfirdn
 from impasto.training import discriminator
 from impasto.training.augment import MAX_PROBABILITY, adapt, augment
-from impasto.training.crops import Crops, read_pictures
-from impasto.training.stylegan2 import Trainer, TrainingPlan, _loss
+from impasto.training.crops import Crops
+from impasto.training.discriminator import adversarial_loss
+from impasto.training.pictures import read_pictures
+from impasto.training.stylegan2 import Trainer, TrainingPlan
 
 CONFIG = StyleGAN2Config(resolution=16, z_dim=8, w_dim=8, mapping_layers=2, channel_base=128, channel_max=8)
 
@@ -48,7 +50,7 @@ def test_a_run_grows_writes_sheets_and_weights_that_load(pictures: list[Image.Im
     assert resolutions == [8]
     assert trainer.resolution == 16
     assert trainer.seen == 96
-    assert Image.open(tmp_path / "sheet_final.png").size == (64, 64)
+    assert Image.open(tmp_path / "sheet_final.png").size == (4 * 16 + 3, 4 * 16 + 3)
     generator = StyleGAN2(CONFIG)
     generator.load_state_dict(load_file(tmp_path / "weights.safetensors"))
     assert all(torch.isfinite(tensor).all() for tensor in generator.state_dict().values())
@@ -84,7 +86,7 @@ def test_a_run_that_is_broken_off_goes_on_to_the_same_weights(pictures: list[Ima
 
 def test_a_folder_that_holds_another_run_is_refused(pictures: list[Image.Image], tmp_path: Path) -> None:
     Trainer(plan(), pictures, tmp_path).run()
-    with pytest.raises(ValueError, match="state of another generator"):
+    with pytest.raises(ValueError, match="state of another network"):
         Trainer(TrainingPlan(dataclasses.replace(CONFIG, z_dim=9)), pictures, tmp_path)
     with pytest.raises(ValueError, match=r"pictures: found 50; the run in .* has already seen 96"):
         Trainer(plan(pictures=50), pictures, tmp_path)
@@ -96,7 +98,7 @@ def test_the_discriminator_learns_to_tell_noise_from_grey(tmp_path: Path) -> Non
     optimizer = torch.optim.Adam(model.parameters(), 2.5e-3, betas=(0.0, 0.99))
     for _ in range(80):
         real, fake = torch.randn(8, 3, 16, 16), torch.zeros(8, 3, 16, 16)
-        loss = _loss(model(real), real=True) + _loss(model(fake), real=False)
+        loss = adversarial_loss(model(real), real=True) + adversarial_loss(model(fake), real=False)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -101,7 +101,9 @@ Global___ImageFormat: _TypeAlias = ImageFormat  # noqa: Y015
 
 @_typing.final
 class GenerateRequest(_message.Message):
-    """What a request asks for. Exactly one of seeds, z and ws; every other field has the model's default."""
+    """What a request asks for. Exactly one of seeds, z, ws and codes, or an image, which may go without: then it is one
+    picture, of seed 0. Every other field has the model's default.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -123,6 +125,10 @@ class GenerateRequest(_message.Message):
     DENOISING_FIELD_NUMBER: _builtins.int
     ROTATION_FIELD_NUMBER: _builtins.int
     TRANSLATION_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    IMAGE_TO_FIELD_NUMBER: _builtins.int
+    BLEND_FIELD_NUMBER: _builtins.int
+    CODES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of a loaded model, at most 100 characters."""
     version: _builtins.str
@@ -143,6 +149,15 @@ class GenerateRequest(_message.Message):
     """1 is the most urgent, up to the server's number of levels; 0: the server's default."""
     rotation: _builtins.float
     """Turns the picture, of a StyleGAN3 model: degrees counter-clockwise, -360 to 360."""
+    image: _builtins.bytes
+    """A PNG, JPEG or WebP file for all pictures: what an image-to-image model translates, a VAE reconstructs, and a
+    diffusion model starts from instead of pure noise, which takes it in the width and height asked for. Models that take
+    no picture refuse it.
+    """
+    image_to: _builtins.bytes
+    """A second one, towards which a VAE goes from `image`."""
+    blend: _builtins.float
+    """How far: 0 is `image`, 1 is `image_to`."""
     @_builtins.property
     def seeds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """One picture a seed, each in [0, 4294967295]: z = RandomState(seed).randn(1, z_dim), as StyleGAN users know it."""
@@ -171,6 +186,10 @@ class GenerateRequest(_message.Message):
     def translation(self) -> Global___Translation:
         """Moves it, after it is turned. Other models refuse both."""
 
+    @_builtins.property
+    def codes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Codes]:
+        """One picture an entry, of a VQ model: indices into its codebook, h * w of them, row-major."""
+
     def __init__(
         self,
         *,
@@ -192,13 +211,23 @@ class GenerateRequest(_message.Message):
         denoising: Global___Denoising | None = ...,
         rotation: _builtins.float | None = ...,
         translation: Global___Translation | None = ...,
+        image: _builtins.bytes | None = ...,
+        image_to: _builtins.bytes | None = ...,
+        blend: _builtins.float | None = ...,
+        codes: _abc.Iterable[Global___Codes] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "_label", b"_label", "_psi", b"_psi", "_psi_cutoff", b"_psi_cutoff", "_rotation", b"_rotation", "class_vector", b"class_vector", "count", b"count", "denoising", b"denoising", "label", b"label", "psi", b"psi", "psi_cutoff", b"psi_cutoff", "rotation", b"rotation", "style_mix", b"style_mix", "translation", b"translation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_blend", b"_blend", "_count", b"_count", "_image", b"_image", "_image_to", b"_image_to", "_label", b"_label", "_psi", b"_psi", "_psi_cutoff", b"_psi_cutoff", "_rotation", b"_rotation", "blend", b"blend", "class_vector", b"class_vector", "count", b"count", "denoising", b"denoising", "image", b"image", "image_to", b"image_to", "label", b"label", "psi", b"psi", "psi_cutoff", b"psi_cutoff", "rotation", b"rotation", "style_mix", b"style_mix", "translation", b"translation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "_label", b"_label", "_psi", b"_psi", "_psi_cutoff", b"_psi_cutoff", "_rotation", b"_rotation", "class_vector", b"class_vector", "count", b"count", "denoising", b"denoising", "format", b"format", "label", b"label", "model", b"model", "noise_mode", b"noise_mode", "priority", b"priority", "psi", b"psi", "psi_cutoff", b"psi_cutoff", "quality", b"quality", "rotation", b"rotation", "seeds", b"seeds", "style_mix", b"style_mix", "translation", b"translation", "version", b"version", "ws", b"ws", "z", b"z"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_blend", b"_blend", "_count", b"_count", "_image", b"_image", "_image_to", b"_image_to", "_label", b"_label", "_psi", b"_psi", "_psi_cutoff", b"_psi_cutoff", "_rotation", b"_rotation", "blend", b"blend", "class_vector", b"class_vector", "codes", b"codes", "count", b"count", "denoising", b"denoising", "format", b"format", "image", b"image", "image_to", b"image_to", "label", b"label", "model", b"model", "noise_mode", b"noise_mode", "priority", b"priority", "psi", b"psi", "psi_cutoff", b"psi_cutoff", "quality", b"quality", "rotation", b"rotation", "seeds", b"seeds", "style_mix", b"style_mix", "translation", b"translation", "version", b"version", "ws", b"ws", "z", b"z"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__blend: _TypeAlias = _typing.Literal["blend"]  # noqa: Y015
+    _WhichOneofArgType__blend: _TypeAlias = _typing.Literal["_blend", b"_blend"]  # noqa: Y015
     _WhichOneofReturnType__count: _TypeAlias = _typing.Literal["count"]  # noqa: Y015
     _WhichOneofArgType__count: _TypeAlias = _typing.Literal["_count", b"_count"]  # noqa: Y015
+    _WhichOneofReturnType__image: _TypeAlias = _typing.Literal["image"]  # noqa: Y015
+    _WhichOneofArgType__image: _TypeAlias = _typing.Literal["_image", b"_image"]  # noqa: Y015
+    _WhichOneofReturnType__image_to: _TypeAlias = _typing.Literal["image_to"]  # noqa: Y015
+    _WhichOneofArgType__image_to: _TypeAlias = _typing.Literal["_image_to", b"_image_to"]  # noqa: Y015
     _WhichOneofReturnType__label: _TypeAlias = _typing.Literal["label"]  # noqa: Y015
     _WhichOneofArgType__label: _TypeAlias = _typing.Literal["_label", b"_label"]  # noqa: Y015
     _WhichOneofReturnType__psi: _TypeAlias = _typing.Literal["psi"]  # noqa: Y015
@@ -208,7 +237,13 @@ class GenerateRequest(_message.Message):
     _WhichOneofReturnType__rotation: _TypeAlias = _typing.Literal["rotation"]  # noqa: Y015
     _WhichOneofArgType__rotation: _TypeAlias = _typing.Literal["_rotation", b"_rotation"]  # noqa: Y015
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__blend) -> _WhichOneofReturnType__blend | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__count) -> _WhichOneofReturnType__count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__image) -> _WhichOneofReturnType__image | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__image_to) -> _WhichOneofReturnType__image_to | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__label) -> _WhichOneofReturnType__label | None: ...
     @_typing.overload
@@ -257,7 +292,6 @@ class Denoising(_message.Message):
     ETA_FIELD_NUMBER: _builtins.int
     GUIDANCE_SCALE_FIELD_NUMBER: _builtins.int
     GUIDANCE_RESCALE_FIELD_NUMBER: _builtins.int
-    IMAGE_FIELD_NUMBER: _builtins.int
     STRENGTH_FIELD_NUMBER: _builtins.int
     MASK_FIELD_NUMBER: _builtins.int
     LATENT_FIELD_NUMBER: _builtins.int
@@ -279,18 +313,16 @@ class Denoising(_message.Message):
     """Classifier-free guidance, 0 to 100; 1 is none."""
     guidance_rescale: _builtins.float
     """Brings a guided picture back to its unguided contrast: 0 not at all, 1 wholly."""
-    image: _builtins.bytes
-    """Start from this picture instead of pure noise: a PNG, JPEG or WebP file of the width and height asked for."""
     strength: _builtins.float
-    """How much of `image` is made anew, above 0 to 1."""
+    """How much of the request's image is made anew, above 0 to 1."""
     mask: _builtins.bytes
-    """A file of the same size: white where `image` is made anew, black where it stays."""
+    """A file of the same size: white where the image is made anew, black where it stays."""
     noise: Global___NoiseSource.ValueType
     preview_every: _builtins.int
     """GenerateStream: a preview of each picture every so many steps, 1 to 1000; 0: none."""
     width: _builtins.int
     """Pixels of the picture, of a model that makes more sizes than its usual one; another size is refused with those there
-    are. Unset: those of `image`, else the model's. Pictures of one size share a batch, and sizes take turns.
+    are. Unset: those of the image, else the model's. Pictures of one size share a batch, and sizes take turns.
     """
     height: _builtins.int
     @_builtins.property
@@ -309,7 +341,6 @@ class Denoising(_message.Message):
         eta: _builtins.float | None = ...,
         guidance_scale: _builtins.float | None = ...,
         guidance_rescale: _builtins.float | None = ...,
-        image: _builtins.bytes | None = ...,
         strength: _builtins.float | None = ...,
         mask: _builtins.bytes | None = ...,
         latent: _abc.Iterable[Global___Latent] | None = ...,
@@ -318,9 +349,9 @@ class Denoising(_message.Message):
         width: _builtins.int | None = ...,
         height: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_eta", b"_eta", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_image", b"_image", "_mask", b"_mask", "_negative_prompt", b"_negative_prompt", "_prompt", b"_prompt", "_sampler", b"_sampler", "_steps", b"_steps", "_strength", b"_strength", "_width", b"_width", "eta", b"eta", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "image", b"image", "mask", b"mask", "negative_prompt", b"negative_prompt", "prompt", b"prompt", "sampler", b"sampler", "steps", b"steps", "strength", b"strength", "width", b"width"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_eta", b"_eta", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_mask", b"_mask", "_negative_prompt", b"_negative_prompt", "_prompt", b"_prompt", "_sampler", b"_sampler", "_steps", b"_steps", "_strength", b"_strength", "_width", b"_width", "eta", b"eta", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "mask", b"mask", "negative_prompt", b"negative_prompt", "prompt", b"prompt", "sampler", b"sampler", "steps", b"steps", "strength", b"strength", "width", b"width"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eta", b"_eta", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_image", b"_image", "_mask", b"_mask", "_negative_prompt", b"_negative_prompt", "_prompt", b"_prompt", "_sampler", b"_sampler", "_steps", b"_steps", "_strength", b"_strength", "_width", b"_width", "eta", b"eta", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "image", b"image", "latent", b"latent", "mask", b"mask", "negative_prompt", b"negative_prompt", "noise", b"noise", "preview_every", b"preview_every", "prompt", b"prompt", "sampler", b"sampler", "steps", b"steps", "strength", b"strength", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eta", b"_eta", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_mask", b"_mask", "_negative_prompt", b"_negative_prompt", "_prompt", b"_prompt", "_sampler", b"_sampler", "_steps", b"_steps", "_strength", b"_strength", "_width", b"_width", "eta", b"eta", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "latent", b"latent", "mask", b"mask", "negative_prompt", b"negative_prompt", "noise", b"noise", "preview_every", b"preview_every", "prompt", b"prompt", "sampler", b"sampler", "steps", b"steps", "strength", b"strength", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__eta: _TypeAlias = _typing.Literal["eta"]  # noqa: Y015
     _WhichOneofArgType__eta: _TypeAlias = _typing.Literal["_eta", b"_eta"]  # noqa: Y015
@@ -330,8 +361,6 @@ class Denoising(_message.Message):
     _WhichOneofArgType__guidance_scale: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale"]  # noqa: Y015
     _WhichOneofReturnType__height: _TypeAlias = _typing.Literal["height"]  # noqa: Y015
     _WhichOneofArgType__height: _TypeAlias = _typing.Literal["_height", b"_height"]  # noqa: Y015
-    _WhichOneofReturnType__image: _TypeAlias = _typing.Literal["image"]  # noqa: Y015
-    _WhichOneofArgType__image: _TypeAlias = _typing.Literal["_image", b"_image"]  # noqa: Y015
     _WhichOneofReturnType__mask: _TypeAlias = _typing.Literal["mask"]  # noqa: Y015
     _WhichOneofArgType__mask: _TypeAlias = _typing.Literal["_mask", b"_mask"]  # noqa: Y015
     _WhichOneofReturnType__negative_prompt: _TypeAlias = _typing.Literal["negative_prompt"]  # noqa: Y015
@@ -354,8 +383,6 @@ class Denoising(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__guidance_scale) -> _WhichOneofReturnType__guidance_scale | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__height) -> _WhichOneofReturnType__height | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__image) -> _WhichOneofReturnType__image | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__mask) -> _WhichOneofReturnType__mask | None: ...
     @_typing.overload
@@ -392,6 +419,26 @@ class Latent(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Latent: _TypeAlias = Latent  # noqa: Y015
+
+@_typing.final
+class Codes(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        values: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Codes: _TypeAlias = Codes  # noqa: Y015
 
 @_typing.final
 class StyleMix(_message.Message):
