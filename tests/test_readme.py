@@ -15,16 +15,19 @@ from PIL import Image
 import impasto
 from benchmarks.tables import README, with_tables
 from impasto.server.config import load_config
+from tests.generators.test_gan import published_dcgan, saved
+from tests.generators.test_residual import Published
 from tests.generators.tiny_pipelines import save_tiny
 from tests.support.generators import TINY, random_generator
 from tests.support.official_pickle import official_networks, pickled
+from tests.support.rosinality import torch_file
 
 TEXT = README.read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 
 
 def test_the_readme_has_the_snippets_that_this_module_runs() -> None:
-    assert [language for language, _ in BLOCKS] == ["bash"] * 7 + ["toml"] + ["python"] * 6
+    assert [language for language, _ in BLOCKS] == ["bash"] * 13 + ["toml"] + ["python"] * 6 + ["bash"]
 
 
 def test_the_tables_are_those_that_the_benchmarks_wrote() -> None:
@@ -33,7 +36,7 @@ def test_the_tables_are_those_that_the_benchmarks_wrote() -> None:
 
 
 def test_the_configuration_is_one_that_the_server_takes(tmp_path: Path) -> None:
-    (tmp_path / "server.toml").write_text(BLOCKS[7][1])
+    (tmp_path / "server.toml").write_text(BLOCKS[13][1])
     config = load_config(tmp_path / "server.toml")
     assert config.batching.max_queue_delay_ms == 5
     assert config.tls is not None
@@ -54,6 +57,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reader")
     (folder / "network-snapshot.pkl").write_bytes(pickled(official_networks(random_generator(TINY))))
     save_tiny("sd15", folder / "my-pipeline")
+    (folder / "netG_epoch_24.pth").write_bytes(torch_file(saved(published_dcgan([6, 8, 4, 3]))))
+    (folder / "latest_net_G.pth").write_bytes(torch_file(Published(4, 2).state_dict()))
     (folder / "paintings").mkdir()
     noise = Image.effect_noise((96, 64), 80).convert("RGB")
     noise.save(folder / "paintings" / "noise.png")
@@ -74,17 +79,35 @@ def run(code: list[str], folder: Path) -> None:
 def script(index: int, ports: tuple[str, str]) -> str:
     """A snippet on free ports, and with training cut short: what it says is run, not how long."""
     code = BLOCKS[index][1].replace("8001", ports[0]).replace("8002", ports[1])
-    code = code.replace("runs/mine --pictures 100000", "runs/mine --pictures 64 --resolution 16 --grow-pictures 32")
-    return code.replace("runs/dabs --pictures 100000", "runs/dabs --pictures 16 --resolution 16")
+    for written, run_here in SHORTER.items():
+        code = code.replace(written, run_here)
+    return code
 
+
+SHORTER = {
+    "runs/mine --pictures 100000": "runs/mine --pictures 64 --resolution 16 --grow-pictures 32",
+    "runs/swirls --pictures 100000": "runs/swirls --pictures 16 --resolution 16",
+    "runs/gan --pictures 100000": "runs/gan --pictures 16 --resolution 16",
+    "runs/vae --pictures 100000": "runs/vae --pictures 16 --resolution 16",
+    "runs/paint --pictures 100000": "runs/paint --pictures 16 --resolution 16",
+    "--steps 300": "--steps 20",
+    "--seconds 10": "--seconds 0.5",
+}
 
 MADE = {
     0: ["seven.png", "pictures", "sheet.png", "mixed.webp"],
-    1: ["dabs.png", "again.png"],
-    2: ["mine.png"],
-    3: ["night.png"],
-    4: ["runs/mine/sheet_final.png"],
-    5: ["runs/dabs/sheet_final.png", "data/impasto/models/dabs/1/denoiser.onnx"],
+    1: ["night3.png", "again.png"],
+    2: ["painted.png", "between.png"],
+    3: ["walk.gif", "mixing.png", "truncation.png", "found/ws.npy"],
+    4: [],
+    5: ["mine.png"],
+    6: ["night.png"],
+    7: ["faces.png"],
+    8: ["eight.png", "data/impasto/models/starry/2/synthesis.int8.onnx"],
+    9: ["runs/mine/sheet_final.png"],
+    10: ["runs/swirls/sheet_final.png", "data/impasto/models/swirls/1/denoiser.onnx"],
+    11: [f"data/impasto/models/{name}/1/manifest.json" for name in ("strokes", "postcards", "painter")],
+    20: ["starry.json", "report.html"],
 }
 
 
@@ -96,13 +119,13 @@ def test_the_commands_run(index: int, folder: Path, ports: tuple[str, str]) -> N
 
 
 def test_the_served_snippets_give_the_same_pictures(folder: Path, ports: tuple[str, str], triton_python: Path) -> None:
-    serve, generate = script(6, ports).strip().splitlines()
+    serve, generate = script(12, ports).strip().splitlines()
     command = serve.removesuffix(" &").split()
     server = subprocess.Popen([sys.executable, "-m", "impasto.cli", *command[1:]], cwd=folder)
     try:
         impasto.Client(f"127.0.0.1:{ports[0]}").wait_until_ready(60.0)
         run(["bash", "-euc", generate], folder)
-        for index, python in ((8, None), (9, None), (10, None), (11, None), (12, None), (13, triton_python)):
+        for index, python in (*((index, None) for index in range(14, 19)), (19, triton_python)):
             run([str(python or sys.executable), "-c", script(index, ports)], folder)
     finally:
         server.terminate()

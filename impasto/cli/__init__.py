@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import impasto
-from impasto.cli import bundles, doctor, generate, kernels, serve, train
+from impasto.cli import bench, bundles, doctor, evaluate, generate, kernels, project, report, serve, sheet, train, walk
 from impasto.cli.terminal import OneLineErrors
 
 app = typer.Typer(
@@ -22,7 +22,13 @@ app.command("serve")(serve.serve)
 app.command("import")(bundles.import_checkpoint)
 app.command("export")(bundles.export)
 app.command("models")(bundles.list_models)
+app.command("walk")(walk.walk)
+app.add_typer(sheet.app, name="sheet")
+app.command("project")(project.project)
+app.command("evaluate")(evaluate.evaluate)
 app.add_typer(train.app, name="train")
+app.command("bench")(bench.bench)
+app.command("report")(report.report)
 app.add_typer(kernels.app, name="kernels")
 app.command("doctor")(doctor.doctor)
 

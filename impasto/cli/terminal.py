@@ -38,6 +38,7 @@ EXTRAS = {
     "matplotlib": "report",
     "av": "video",
     "torchmetrics": "evaluate",
+    "psutil": "bench",
 }
 
 Models = Annotated[
