@@ -91,7 +91,7 @@ def test_json_tells_paths_and_timing(models: Path, here: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nul"], "impasto: model: found no 'nul'; there are: null"),
+        (["nul"], "impasto: model: found no 'nul'; there are: dabs, null, "),
         (["null", "--seed", "-1"], "impasto: seeds: found -1; allowed is an integer from 0 to 4294967295"),
         (["null", "--backend", "tpu"], "impasto: backend: found 'tpu'; allowed is one of"),
         (["null", "--out", "/dev/null/d"], "impasto: /dev/null/d: Not a directory"),

@@ -117,7 +117,7 @@ def test_training_is_saved_on_an_interrupt_and_goes_on_from_there(data: Path, tm
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"--resolution": 100}, "resolution: found 100; allowed is a power of two"),
+        ({"--resolution": 20}, "resolution: found 20; allowed is a power of two"),
         ({"--crop": "100 200"}, "data: found no picture with both sides of 100 pixels or more"),
         ({"--device": "cuda:99"}, "device: found 'cuda:99'"),
     ],

@@ -250,22 +250,33 @@ def image_to_image(
     ] = None,
     mirror: Mirror = True,
     channels: Annotated[int, typer.Option(min=1, help="At the picture's side; twice as many at each half.")] = 16,
-    blocks: Annotated[int, typer.Option(min=0, help="Residual blocks at a quarter of the side.")] = 4,
+    blocks: Annotated[int, typer.Option(min=0, help="Residual blocks at a quarter of the side; SPADE has none.")] = 4,
+    labels: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            max=256,
+            help="Train SPADE instead, on maps of so many labels, whose colours are in palette.gpl beside the weights.",
+            show_default=False,
+        ),
+    ] = None,
     adversarial: Annotated[float, typer.Option(min=0, help="Weight of the discriminator's verdict.")] = 0.5,
     learning_rate: Annotated[float, typer.Option(min=0, help="Of Adam.")] = 1e-3,
     seed: Seed = 0,
     device: Device = "cpu",
     threads: Threads = None,
 ) -> None:
-    """Train a model that paints areas of flat colour as in these pictures. Ctrl-C saves; it goes on from there."""
+    """Train a model that paints flat colours or label maps as in these pictures. Ctrl-C saves; a rerun goes on."""
     crop = crop or (resolution, resolution * 3 // 2)
 
     def build(found: PictureFolder) -> image_to_image_training.Trainer:
         from impasto.generators.residual import ResidualConfig
-        from impasto.training.image_to_image import ImageToImagePlan, Trainer
+        from impasto.training.image_to_image import ImageToImagePlan, Trainer, spade_config
 
         plan = ImageToImagePlan(
-            ResidualConfig(channels=channels, blocks=blocks, adds=True, resizes=True, noise=1),
+            spade_config(labels, resolution, channels)
+            if labels
+            else ResidualConfig(channels=channels, blocks=blocks, adds=True, resizes=True, noise=1),
             resolution=resolution,
             pictures=pictures,
             batch=batch,

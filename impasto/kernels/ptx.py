@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-PTX_VERSION = 88
-"""PTX 8.8: the newest that the oldest driver of TensorRT 11 reads and all of our architectures have."""
+PTX_VERSION = 87
+"""PTX 8.7: the oldest that all of our architectures have, which every driver of TensorRT 11 and Triton from 3.6 read."""
 SHARED_LIMIT = 48 * 1024
 
 

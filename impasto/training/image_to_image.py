@@ -1,10 +1,10 @@
-"""Train a residual generator to paint: areas of flat colours in, the picture that they were made from out.
+"""Train a generator to paint: what a person would draw in, the picture that it was made from out.
 
-The pairs come from crops of pictures, each flattened by `flat_colours`. Where the strokes of a crop lie cannot be known
-from its colours, so a picture made is held to the crop's layout and to the strength and direction of its strokes, and
-a discriminator of patches judges the strokes themselves (Isola et al. 2017, "Image-to-image translation with
-conditional adversarial networks"; feature matching: Wang et al. 2018, "High-resolution image synthesis and semantic
-manipulation with conditional GANs", §3.3).
+The pairs come from crops of pictures, each drawn as areas of flat colours for a residual generator, and as a label map
+for SPADE. Where the strokes of a crop lie cannot be known from that, so a picture made is held to the crop's layout and
+to the strength and direction of its strokes, and a discriminator of patches judges the strokes themselves (Isola et al.
+2017, "Image-to-image translation with conditional adversarial networks"; feature matching: Wang et al. 2018,
+"High-resolution image synthesis and semantic manipulation with conditional GANs", §3.3).
 """
 
 from __future__ import annotations
@@ -13,18 +13,22 @@ import copy
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from impasto.errors import InvalidRequest
 from impasto.generators.family import save_weights
 from impasto.generators.residual import Residual, ResidualConfig
+from impasto.generators.spade import SPADE, SPADEConfig
+from impasto.images.pixels import Bytes
 from impasto.training.crops import Crops
 from impasto.training.discriminator import Discriminator, Judgement, adversarial_loss, r1_penalty
-from impasto.training.flat_colours import random_flat_colours
+from impasto.training.flat_colours import FlatColours
+from impasto.training.label_maps import LabelMaps
 from impasto.training.likeness import layout_distance, stroke_distance, texture_distance
 from impasto.training.loop import Losses, Report, Stop, sheet_of, train
 from impasto.training.networks import average, placed
@@ -42,11 +46,12 @@ LEAST = 16
 class ImageToImagePlan:
     """What to train and for how long. Sizes in pixels, lengths in pictures seen.
 
-    `adversarial` is the weight of the discriminator's verdict, which it has in full after `adversarial_from` pictures;
-    `channel_base` and `channel_max` are the discriminator's. InvalidRequest if a value does not fit.
+    A SPADEConfig makes it SPADE. `adversarial` is the weight of the discriminator's verdict, which it has in full after
+    `adversarial_from` pictures; `channel_base` and `channel_max` are the discriminator's. InvalidRequest if a value
+    does not fit.
     """
 
-    config: ResidualConfig
+    config: ResidualConfig | SPADEConfig
     resolution: int = 128
     pictures: int = 100_000
     batch: int = 8
@@ -68,16 +73,46 @@ class ImageToImagePlan:
     def __post_init__(self) -> None:
         if self.resolution < LEAST or self.resolution.bit_count() != 1:
             raise InvalidRequest("resolution", self.resolution, f"a power of two from {LEAST} on")
+        if isinstance(self.config, SPADEConfig) and self.resolution < self.config.multiple:
+            raise InvalidRequest(
+                "resolution", self.resolution, f"{self.config.multiple} or more for {self.config.ups} ups"
+            )
         if self.adversarial <= 0.0:
             raise InvalidRequest("adversarial", self.adversarial, "more than 0")
         if self.learning_rate <= 0.0:
             raise InvalidRequest("learning_rate", self.learning_rate, "more than 0")
 
     @property
+    def family(self) -> str:
+        return "spade" if isinstance(self.config, SPADEConfig) else "residual"
+
+    @property
     def network(self) -> dict[str, object]:
         """What must be equal for a state to fit."""
         sizes = {"resolution": self.resolution, "discriminator": [self.channel_base, self.channel_max]}
-        return {"family": "residual", **dataclasses.asdict(self.config), **sizes}
+        return {"family": self.family, **dataclasses.asdict(self.config), **sizes}
+
+
+def spade_config(labels: int, resolution: int, channels: int) -> SPADEConfig:
+    """SPADE with the proportions of the paper's, that begins at 8² places or more of a crop."""
+    ups = max(1, min(5, (resolution // 8).bit_length() - 1))
+    return SPADEConfig(labels, channels, ups, hidden=2 * channels, z_dim=16)
+
+
+class Condition(Protocol):
+    """What a generator makes pictures from, with that generator."""
+
+    @property
+    def network(self) -> nn.Module: ...
+
+    def draw(self, crop: Bytes, rng: np.random.Generator) -> Bytes:
+        """What a person would draw for a crop, both uint8 [R, R, 3]."""
+
+    def inputs(self, drawn: Tensor, rng: torch.Generator) -> tuple[Tensor, ...]:
+        """What the network takes for drawn pictures [N, 3, R, R] in [-1, 1]."""
+
+    def write(self, out: Path) -> None:
+        """Write what a person needs to draw so beside the weights."""
 
 
 class Trainer:
@@ -97,7 +132,8 @@ class Trainer:
         self.data_rng = np.random.default_rng(plan.seed)
         self.rng = torch.Generator().manual_seed(plan.seed)
         torch.manual_seed(plan.seed)
-        self.generator = placed(Residual(plan.config), self.device)
+        self.condition = _condition(plan, self.crops)
+        self.generator = placed(self.condition.network, self.device)
         self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.generator.parameters(), plan.learning_rate, betas=(0.5, 0.99))
         discriminator = Discriminator(plan.resolution, plan.channel_base, plan.channel_max)
@@ -112,9 +148,9 @@ class Trainer:
 
     def step(self) -> Losses:
         plan = self.plan
-        flat, real = self._pairs(plan.batch, self.data_rng)
+        drawn, real = self._pairs(plan.batch, self.data_rng)
         judged = self._judge(real)
-        made, losses = self._step_generator(flat, real, judged)
+        made, losses = self._step_generator(drawn, real, judged)
         losses["loss_d"] = self._step_discriminator(real, judged, made)
         self.seen += plan.batch
         average(self.ema, self.generator, self.seen, plan.batch, plan.ema_pictures)
@@ -125,39 +161,34 @@ class Trainer:
 
     def write(self) -> Path:
         """Write the averaged network as `weights.safetensors` with its family and hyperparameters in the header."""
+        self.condition.write(self.out)
         path = self.out / "weights.safetensors"
         with replaced(path) as part:
-            save_weights(part, "residual", self.plan.config, self.ema.state_dict())
+            save_weights(part, self.plan.family, self.plan.config, self.ema.state_dict())
         return path
 
     @torch.no_grad()
     def sheet(self) -> Image.Image:
-        """Rows of pictures, twice: flat colours, what the averaged network paints of them, the crops they are of."""
+        """Rows of pictures, twice: what is drawn, what the averaged network paints of it, the crops it is of."""
         rows = []
         for seed in (0, 1):
-            flat, real = self._pairs(SHEET_COLUMNS, np.random.default_rng(seed))
-            rows += [flat, self.ema(self._with_noise(flat, torch.Generator().manual_seed(seed))), real]
+            drawn, real = self._pairs(SHEET_COLUMNS, np.random.default_rng(seed))
+            rows += [drawn, self.ema(*self.condition.inputs(drawn, torch.Generator().manual_seed(seed))), real]
         return sheet_of(torch.cat(rows), SHEET_COLUMNS)
 
     def _pairs(self, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Flat colours and the crops that they are of, both [N, 3, R, R] in [-1, 1]."""
+        """What is drawn and the crops that it is of, both [N, 3, R, R] in [-1, 1]."""
         real = self.crops.batch(count, rng)
         pixels = ((real + 1.0) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        flat = torch.from_numpy(np.stack([random_flat_colours(crop, rng) for crop in pixels])).permute(0, 3, 1, 2)
-        pair = flat.float() / 127.5 - 1.0, real
+        drawn = torch.from_numpy(np.stack([self.condition.draw(crop, rng) for crop in pixels])).permute(0, 3, 1, 2)
+        pair = drawn.float() / 127.5 - 1.0, real
         on_device = [pictures.to(self.device, memory_format=torch.channels_last) for pictures in pair]
         return on_device[0], on_device[1]
 
-    def _with_noise(self, flat: Tensor, rng: torch.Generator) -> Tensor:
-        """Flat colours with noise beside them, evenly from -1 to 1: what the network takes."""
-        shape = (len(flat), self.plan.config.noise, *flat.shape[2:])
-        noise = torch.rand(shape, generator=rng).to(flat.device) * 2.0 - 1.0
-        return torch.cat([flat, noise], dim=1).contiguous(memory_format=torch.channels_last)
-
-    def _step_generator(self, flat: Tensor, real: Tensor, judged_real: Judgement) -> tuple[Tensor, dict[str, float]]:
+    def _step_generator(self, drawn: Tensor, real: Tensor, judged_real: Judgement) -> tuple[Tensor, dict[str, float]]:
         """One step of the generator; the pictures that it made, and its losses."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.bfloat16):
-            made = self.generator(self._with_noise(flat, self.rng)).float()
+            made = self.generator(*self.condition.inputs(drawn, self.rng)).float()
         self.discriminator.requires_grad_(False)
         judged = self._judge(made)
         self.discriminator.requires_grad_(True)
@@ -188,3 +219,9 @@ class Trainer:
         dtype = torch.bfloat16 if self.plan.bfloat16 else torch.float32
         judged: Judgement = self.discriminator(pictures.contiguous(memory_format=torch.channels_last), dtype)
         return judged
+
+
+def _condition(plan: ImageToImagePlan, crops: Crops) -> Condition:
+    if isinstance(plan.config, SPADEConfig):
+        return LabelMaps(SPADE(plan.config), crops)
+    return FlatColours(Residual(plan.config))

@@ -24,6 +24,7 @@ from PIL import Image
 
 from impasto.generators.gan import GANConfig
 from impasto.generators.residual import ResidualConfig
+from impasto.generators.spade import SPADEConfig
 from impasto.generators.stylegan2_config import StyleGAN2Config
 from impasto.generators.vae import VAEConfig
 from impasto.generators.vq import VQConfig
@@ -66,6 +67,17 @@ TRAINERS: dict[str, Callable[[Pictures, Path], Any]] = {
     "image-to-image": lambda pictures, out: image_to_image.Trainer(
         image_to_image.ImageToImagePlan(
             ResidualConfig(channels=4, blocks=1), resolution=16, **COMMON, **DISCRIMINATOR, adversarial_from=40
+        ),
+        pictures,
+        out,
+    ),
+    "label_maps": lambda pictures, out: image_to_image.Trainer(
+        image_to_image.ImageToImagePlan(
+            SPADEConfig(classes=6, channels=4, ups=1, hidden=8, z_dim=4),
+            resolution=16,
+            **COMMON,
+            **DISCRIMINATOR,
+            adversarial_from=40,
         ),
         pictures,
         out,

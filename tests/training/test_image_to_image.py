@@ -72,7 +72,7 @@ def test_it_learns_to_paint(pictures: list[Image.Image], tmp_path: Path) -> None
     assert np.mean(distances[-20:]) < 0.97 * np.mean(distances[:10])
     flat, real = trainer._pairs(16, np.random.default_rng(1))
     with torch.no_grad():
-        made = trainer.ema(trainer._with_noise(flat, torch.Generator().manual_seed(1)))
+        made = trainer.ema(*trainer.condition.inputs(flat, torch.Generator().manual_seed(1)))
     grain = [(crops[..., 1:] - crops[..., :-1]).abs().mean().item() for crops in (flat, made, real)]
     assert grain[0] < 0.6 * grain[2]
     assert 1.5 * grain[0] < grain[1] < 1.4 * grain[2]
@@ -105,7 +105,7 @@ def test_the_weights_are_the_averaged_network_and_load_by_their_header(
     config = family.config(**json.loads(header["config"]))
     assert config == CONFIG
     flat, _ = trainer._pairs(2, np.random.default_rng(0))
-    given = trainer._with_noise(flat, torch.Generator().manual_seed(0))
+    (given,) = trainer.condition.inputs(flat, torch.Generator().manual_seed(0))
     torch.testing.assert_close(family.load(config, tensors)(given), trainer.ema(given))
     assert any(not torch.equal(tensors[name], last) for name, last in trainer.generator.state_dict().items())
     # Twice flat colours, what is painted of them, and the crops.
