@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 PTX_VERSION = 87
-"""PTX 8.7: the oldest that all of our architectures have, which every driver of TensorRT 11 and Triton from 3.6 read."""
+"""PTX 8.7: the oldest that all our architectures have; every driver of TensorRT 11, and Triton from 3.6, read it."""
 SHARED_LIMIT = 48 * 1024
 
 
