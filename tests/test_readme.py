@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -18,7 +19,7 @@ from impasto.server.config import load_config
 from tests.generators.test_gan import published_dcgan, saved
 from tests.generators.test_residual import Published
 from tests.generators.tiny_pipelines import save_tiny
-from tests.support.generators import TINY, random_generator
+from tests.support.generators import TINY, TINY3, random_generator, random_stylegan3
 from tests.support.official_pickle import official_networks, pickled
 from tests.support.rosinality import torch_file
 
@@ -56,12 +57,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the reader is: with a checkpoint and a painting of its own."""
     folder = tmp_path_factory.mktemp("reader")
     (folder / "network-snapshot.pkl").write_bytes(pickled(official_networks(random_generator(TINY))))
+    (folder / "stylegan3-t-landscapes.pkl").write_bytes(pickled(official_networks(random_stylegan3(TINY3))))
     save_tiny("sd15", folder / "my-pipeline")
     (folder / "netG_epoch_24.pth").write_bytes(torch_file(saved(published_dcgan([6, 8, 4, 3]))))
     (folder / "latest_net_G.pth").write_bytes(torch_file(Published(4, 2).state_dict()))
     (folder / "paintings").mkdir()
     noise = Image.effect_noise((96, 64), 80).convert("RGB")
     noise.save(folder / "paintings" / "noise.png")
+    noise.resize((40, 24)).save(folder / "flat.png")
+    Image.fromarray(np.arange(24 * 40, dtype=np.uint8).reshape(24, 40) // 5 % 8).save(folder / "map.png")
     return folder
 
 
@@ -94,7 +98,9 @@ SHORTER = {
     "runs/swirls --pictures 100000": "runs/swirls --pictures 16 --resolution 16",
     "runs/gan --pictures 100000": "runs/gan --pictures 16 --resolution 16",
     "runs/vae --pictures 100000": "runs/vae --pictures 16 --resolution 16",
-    "runs/paint --pictures 100000": "runs/paint --pictures 16 --resolution 16",
+    "runs/vq --pictures 100000": "runs/vq --pictures 16 --resolution 16",
+    "runs/paint --pictures 100000": "runs/paint --pictures 8 --resolution 16",
+    "runs/map --pictures 100000": "runs/map --pictures 8 --resolution 16",
     "--steps 300": "--steps 20",
     "--seconds 10": "--seconds 0.5",
 }
@@ -105,13 +111,13 @@ MADE = {
     2: ["painted.png", "between.png"],
     3: ["walk.gif", "mixing.png", "truncation.png", "found/ws.npy"],
     4: [],
-    5: ["mine.png"],
+    5: ["mine.png", "turned.png"],
     6: ["night.png"],
     7: ["faces.png"],
     8: ["eight.png", "data/impasto/models/starry/2/synthesis.int8.onnx"],
     9: ["runs/mine/sheet_final.png"],
     10: ["runs/swirls/sheet_final.png", "data/impasto/models/swirls/1/denoiser.onnx"],
-    11: [f"data/impasto/models/{name}/1/manifest.json" for name in ("strokes", "postcards", "painter")],
+    11: ["stroke.png", "postcard.png", "mosaic.png", "over.png", "scenery.png"],
     20: ["starry.json", "report.html"],
 }
 
