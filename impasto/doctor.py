@@ -30,7 +30,8 @@ PACKAGES = (
     "triton",
     "tensorrt",
 )
-NO_GPU = "an NVIDIA GPU with its driver, which `nvidia-smi` lists"
+NO_GPU = "impasto generate MODEL --device cpu, until `nvidia-smi` lists an NVIDIA GPU"
+CUDA_TORCH = "pip install --force-reinstall --index-url https://download.pytorch.org/whl/cu130 torch"
 CPU_FEATURES = (
     "sse4_2",
     "avx2",
@@ -136,7 +137,7 @@ _PARTS = (
         "gpu",
         ("StyleGAN2 runs on this GPU in CUDA graphs", "backends torch and tensorrt do not run on a GPU"),
         lambda module: bool(module.cuda.is_available()),
-        "install torch for the driver's CUDA version: https://pytorch.org/get-started",
+        CUDA_TORCH,
     ),
     _Part(
         "triton",
@@ -153,7 +154,8 @@ _PARTS = (
         "tensorrt",
         "gpu",
         ("plans are built for this GPU: impasto export MODEL --tensorrt", "models run on torch or onnxruntime instead"),
-        lambda module: True,
+        lambda module: bool(importlib.import_module("torch").cuda.is_available()),
+        CUDA_TORCH,
         at_least=11,
     ),
 )

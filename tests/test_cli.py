@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from impasto.cli import app
 from impasto.cli.generate import parse_mix, parse_seeds
+from impasto.cli.source import Where
 from impasto.engine.null import write_null_bundle
 from impasto.images import read_metadata
 
@@ -132,6 +134,17 @@ def test_wrong_usage_exits_with_2(arguments: list[str], message: str, models: Pa
     assert files_in(here) == []
 
 
+@pytest.mark.parametrize("command", [("generate",), ("walk",), ("sheet", "mixing"), ("sheet", "truncation")])
+def test_every_command_that_makes_pictures_asks_a_server_alike(command: tuple[str, ...]) -> None:
+    found: Any = typer.main.get_command(app)
+    for name in command:
+        found = found.commands[name]
+    options = {parameter.name: parameter for parameter in found.params}
+    assert {field.name for field in dataclasses.fields(Where)} <= options.keys()
+    assert (options["device"].default, options["timeout"].default, options["key"].metavar) == ("cpu", None, "PEM")
+    assert options["model"].required
+
+
 def test_seed_lists_are_read_in_order() -> None:
     assert parse_seeds(None, 1, "7, 1-3,2") == [7, 1, 2, 3, 2]
     assert parse_seeds(5, 3, None) == [5, 6, 7]
@@ -178,9 +191,10 @@ def test_doctor_tells_what_is_missing_and_the_remedy() -> None:
 @pytest.mark.parametrize(
     ("model", "options", "reason"),
     [
-        ("null", ["--precision", "fp8"], "precision: found 'fp8'; allowed is fp32, fp16, bf16, int8"),
+        ("null", ["--precision", "fp4"], "precision: found 'fp4'; allowed is fp32, fp16, bf16, int8, fp8"),
         ("null", ["--precision", "fp16"], "precision: found 'fp16' for family 'null'; allowed is fp32"),
-        ("null", ["--plugins"], "plugins, refit: found 'one of them'; allowed is them beside --tensorrt"),
+        ("null", ["--plugins"], "tensorrt: found '--plugins without it'; allowed is --plugins beside --tensorrt"),
+        ("null", ["--hardware", "ampere and later"], "tensorrt: found '--hardware without it'; allowed is "),
         ("null", ["--tensorrt"], "backend tensorrt: No module named 'tensorrt'; remedy: pip install 'impasto[gpu]'"),
     ],
 )

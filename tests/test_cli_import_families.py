@@ -32,7 +32,7 @@ def test_a_state_dict_becomes_a_bundle_that_makes_its_pictures(tmp_path: Path) -
     assert (manifest.family, manifest.provenance["source"]) == ("gan", "pytorch-examples DCGAN")
 
     (row,) = (row for row in json.loads(run("models", "--models", models, "--json").stdout) if row["name"] == "digits")
-    assert (row["family"], row["backends"], row["width"]) == ("gan", ["onnxruntime", "torch"], 8)
+    assert (row["family"], row["size"], row["width"]) == ("gan", "8×8", 8)
 
     made = run("generate", "digits", "--seed", 5, "--psi", 0.7, "--out", tmp_path / "5.png", "--models", models)
     assert made.exit_code == 0, made.output

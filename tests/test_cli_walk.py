@@ -96,6 +96,35 @@ def test_a_server_makes_the_same_frames_and_sheets(tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("keys", [("--seeds", "1,2", "--loop"), ("--random", 7, "--fps", 2)])
+def test_a_server_walks_through_the_noise_of_a_diffusion_model(keys: tuple[object, ...], tmp_path: Path) -> None:
+    options = (*keys, "--frames", 5, "--steps", 2, "--sampler", "euler_a")
+    with running(tmp_path, load=("starry-ddpm",)) as address:
+        for name, where in (("there", ("--server", address)), ("here", ("--threads", 1))):
+            walked = run("walk", "starry-ddpm", *options, *where, "--out", tmp_path / name)
+            assert walked.exit_code == 0, walked.stderr
+    here, there = (frames_in(tmp_path / name) for name in ("here", "there"))
+    assert len(here) == 5
+    assert not np.array_equal(here[0], here[2])
+    assert all(np.array_equal(a, b) for a, b in zip(here, there, strict=True))
+
+
+@pytest.mark.parametrize("model", ["residual", "vq"])
+def test_a_model_that_no_seed_has_a_latent_of_is_refused_alike_here_and_at_a_server(
+    model: str, family_models: Path, image_to_image_models: Path, tmp_path: Path
+) -> None:
+    models = {"residual": image_to_image_models, "vq": family_models}[model]
+    walk = ("walk", model, "--seeds", "1,2", "--out", tmp_path / "a")
+    with running(models, load=(model,)) as address:
+        refused = [run(*walk, *where) for where in (("--server", address), ("--models", models))]
+    for result in refused:
+        assert result.exit_code == 1
+        assert result.stderr == (
+            "impasto: model: found 'one that no seed has a latent of'; allowed is a model that takes seeds, and z or a "
+            "latent\n"
+        )
+
+
 def test_a_truncation_sheet_starts_at_the_average_picture(tmp_path: Path) -> None:
     options = ("--seeds", "1-2", "--psi", "0,1", "--noise", "const", "--out", tmp_path / "s.png")
     assert run("sheet", "truncation", *STARRY, *options).exit_code == 0

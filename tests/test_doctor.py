@@ -65,10 +65,19 @@ def test_tensorrt_without_a_gpu_wants_one(monkeypatch: pytest.MonkeyPatch) -> No
     assert not found.available
     assert found.found == "tensorrt 11.4.0.106, no GPU"
     assert found.follows == "models run on torch or onnxruntime instead"
-    assert found.remedy == "an NVIDIA GPU with its driver, which `nvidia-smi` lists"
+    assert found.remedy == "impasto generate MODEL --device cpu, until `nvidia-smi` lists an NVIDIA GPU"
+
+
+def test_a_torch_that_sees_no_gpu_is_to_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    found = tensorrt_of(monkeypatch, "11.4.0.106", GPU)
+    assert not found.available
+    assert found.found == "tensorrt 11.4.0.106 cannot use the GPU"
+    assert found.remedy == "pip install --force-reinstall --index-url https://download.pytorch.org/whl/cu130 torch"
 
 
 def test_a_good_machine_is_told_what_it_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     found = tensorrt_of(monkeypatch, "11.4.0.106", GPU)
     assert found == Backend(
         "tensorrt", True, "tensorrt 11.4.0.106", "plans are built for this GPU: impasto export MODEL --tensorrt"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 
@@ -10,12 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.gpu.case import Case, Form, pure
-from impasto.kernels import demodulation, epilogue, modulated_conv, modulated_conv_up, routing, to_rgb, upfirdn
+from benchmarks.closeness import disagreement
+from benchmarks.gpu.case import EVERY_ROW, Case, Form, pure
+from impasto.kernels import demodulation, epilogue, modulated_conv, modulated_conv_up, routing, styles, to_rgb, upfirdn
 from impasto.kernels.epilogue import Epilogue
 from impasto.kernels.modulated_conv import pack_weight
 from impasto.kernels.modulated_layer import modulated_layer
 from impasto.kernels.routing import FORMS, Shape
+from impasto.kernels.styles import Affine
 
 CLAMP = 256.0
 TF32 = 2.0**-9
@@ -229,6 +232,28 @@ def rgb(n: int, dtype: torch.dtype, device: torch.device, inputs: int, height: i
     eager = {"eager": lambda: to_rgb.reference(x, weight, styles, bias, skip, clamp=CLAMP)}
     moved = x.numel() * x.element_size() + (3 * n * height * width + skip.numel()) * 4
     return Case(n, {"": pure(ours, terms=inputs)}, expected, eager, moved)
+
+
+def affines(n: int, _: torch.dtype, device: torch.device, count: int, features: int, inputs: int) -> Case:
+    """The styles of so many layers from ws, every other one normalised; float32 whatever the layers' dtype."""
+    torch.manual_seed(features)
+    ws = torch.randn(n, count, features, device=device)
+    layers = [
+        Affine(torch.randn(inputs, features, device=device), torch.randn(inputs, device=device), index, index % 2 == 0)
+        for index in range(count)
+    ]
+    packed = styles.pack(layers).to(device)
+
+    def ours(of: slice) -> tuple[Tensor, ...]:
+        return styles.styles(ws[of], packed)
+
+    def reference(ws: Tensor) -> tuple[Tensor, ...]:
+        return tuple(styles.reference(ws, layer) for layer in layers)
+
+    form = Form(ours, lambda: ours(EVERY_ROW), functools.partial(disagreement, terms=features))
+    moved = 4 * (packed.weight.numel() + ws.numel() + n * count * inputs)
+    eager = {"eager": lambda: reference(ws)}
+    return Case(n, {"": form}, lambda of: reference(ws[of].double()), eager, moved)
 
 
 def demodulate(n: int, _: torch.dtype, device: torch.device, inputs: int, outputs: int) -> Case:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.case import EVERY_ROW, Case, Form, pure, within
+from impasto.generators import stylegan3_filters
 from impasto.kernels import (
     ada_norm,
     bias_act,
@@ -95,22 +96,27 @@ def resample(
     return _case(x, kernel, functools.partial(upfirdn.reference, **options), size=4 * x.numel(), terms=4)
 
 
-def filtered(n: int, dtype: torch.dtype, device: torch.device, channels: int, height: int, width: int) -> Case:
-    """A layer of StyleGAN3 that keeps its size: up by two and down by two, with twelve taps each."""
+def filtered(
+    n: int, dtype: torch.dtype, device: torch.device, channels: int, height: int, width: int, down: str
+) -> Case:
+    """A layer of StyleGAN3 that keeps its size: up by two and down by two, with twelve taps each way."""
     x = _random((n, channels, height, width), dtype, device)
     taps = torch.from_numpy(np.kaiser(12, 6.0)).float().to(device)
     options: dict[str, Any] = {
         "bias": torch.randn(channels, device=device),
         "up_taps": taps / taps.sum(),
-        "down_taps": taps / taps.sum(),
         "up": 2,
         "down": 2,
         "padding": (10, 11, 10, 11),
         "clamp": 256.0,
     }
-    kernel = functools.partial(filtered_lrelu.filtered_lrelu, **options)
-    reference = functools.partial(filtered_lrelu.reference, **options)
-    return _case(x, kernel, reference, size=x.numel(), terms=144)
+    whole, parts = options["up_taps"], options["up_taps"]
+    if down == "radial":
+        whole = stylegan3_filters.radial(12, cutoff=1.0, half_width=1.0, rate=8.0).to(device)
+        parts = filtered_lrelu.separate(whole)
+    kernel = functools.partial(filtered_lrelu.filtered_lrelu, down_taps=parts, **options)
+    reference = functools.partial(filtered_lrelu.reference, down_taps=whole, **options)
+    return _case(x, kernel, reference, size=x.numel(), terms=144 if parts is whole else 1728)
 
 
 def pixels(n: int, dtype: torch.dtype, device: torch.device, channels: int, height: int, width: int) -> Case:

@@ -100,6 +100,14 @@ def _figures(case: Case, form: str, times: dict[str, float], floor: Floor) -> Ro
     }
 
 
+def replace(rows: list[Row], found: Row) -> None:
+    """Put a row in the place of the one with the same label, which says whether the form is used."""
+    label = ("kernel", "form", "shape", "batch", "dtype")
+    for index, row in enumerate(rows):
+        if all(row[key] == found[key] for key in label):
+            rows[index] = found | {"routed": row["routed"]}
+
+
 def layer_sums(rows: Sequence[Row]) -> list[Row]:
     """For each batch in which every layer of the generator was timed, their sum, in the form that is used."""
     wanted = {(suite.kernel, _label(shape)) for suite in LAYERS for shape in suite.timed}

@@ -28,6 +28,10 @@ LAYERS = (
 )
 """All modulated layers of one generator: what is timed of them can be summed."""
 
+GENERATOR = Suite("stylegan2", generator.synthesis, checked=((16, 128),), timed=((1024, 32768),))
+COMPILED = (*LAYERS, GENERATOR)
+"""What torch.compile rivals in every whole run."""
+
 SUITES = (
     *LAYERS,
     Suite(
@@ -35,6 +39,14 @@ SUITES = (
         layers.rgb,
         checked=((5, 4, 6), (150, 2, 10)),
         timed=((512, 64, 64), (128, 256, 256), (32, 1024, 1024)),
+    ),
+    Suite(
+        "styles",
+        layers.affines,
+        checked=((1, 3, 5), (3, 45, 33)),
+        timed=((26, 512, 512),),
+        dtypes=FLOAT32,
+        timed_dtype=torch.float32,
     ),
     Suite(
         "demodulation",
@@ -53,8 +65,8 @@ SUITES = (
     Suite(
         "filtered_lrelu",
         pointwise.filtered,
-        checked=((3, 5, 4), (2, 37, 33)),
-        timed=((512, 148, 148), (128, 532, 532)),
+        checked=((3, 5, 4, "separable"), (2, 37, 33, "separable"), (2, 9, 14, "radial")),
+        timed=((512, 148, 148, "separable"), (128, 532, 532, "separable"), (512, 148, 148, "radial")),
     ),
     Suite(
         "bias_act",
@@ -96,6 +108,6 @@ SUITES = (
         timed=((128, 512, 512, "NHWC"), (128, 512, 512, "NCHW"), (512, 64, 64, "NHWC")),
     ),
     Suite("geglu", pointwise.gated, checked=((3, 5), (2, 257)), timed=((4096, 2560), (16384, 2560))),
-    Suite("stylegan2", generator.synthesis, checked=((16, 128),), timed=((1024, 32768),)),
+    GENERATOR,
     Suite("ada_norm", pointwise.adaptive_norm, checked=((3, 5), (2, 1152)), timed=((4096, 1152), (16384, 3072))),
 )

@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 import impasto
-from impasto.cli import bench, bundles, doctor, evaluate, generate, kernels, project, report, serve, sheet, train, walk
+from impasto.cli import (
+    bench,
+    bundles,
+    doctor,
+    evaluate,
+    export,
+    generate,
+    kernels,
+    project,
+    report,
+    serve,
+    sheet,
+    train,
+    walk,
+)
 from impasto.cli.terminal import OneLineErrors
 
 app = typer.Typer(
@@ -20,7 +34,7 @@ app = typer.Typer(
 app.command("generate")(generate.generate)
 app.command("serve")(serve.serve)
 app.command("import")(bundles.import_checkpoint)
-app.command("export")(bundles.export)
+app.command("export")(export.export)
 app.command("models")(bundles.list_models)
 app.command("walk")(walk.walk)
 app.add_typer(sheet.app, name="sheet")

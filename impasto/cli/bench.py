@@ -30,7 +30,7 @@ class Scenario(enum.StrEnum):
 
 def bench(
     model: Annotated[str, typer.Argument(help="A model's name; for a mix, that of requests which name none.")],
-    more_axes: Annotated[list[str] | None, typer.Argument(metavar="", hidden=True)] = None,
+    more_axes: Annotated[list[str] | None, typer.Argument(metavar="AXIS=A,B", hidden=True)] = None,
     server: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Load a server; else in this process.")
     ] = None,

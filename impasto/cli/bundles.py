@@ -1,4 +1,4 @@
-"""`impasto import`, `impasto export` and `impasto models`."""
+"""`impasto import` and `impasto models`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ Destination = Annotated[
 ]
 
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 WeightsPrecision = Literal["fp32", "fp16"]
 
 
@@ -59,8 +58,11 @@ def import_checkpoint(
             licence=licence,
             report=report,
         )
+    from impasto.cli.trial import trial
+
     typer.echo(path)
-    console().print(f"try it: impasto generate {name}" + (f" --models {models}" if models else ""))
+    for line in trial(path, models):
+        console().print(line)
 
 
 def _single_file(checkpoint: Path, **options: Any) -> Path:
@@ -93,56 +95,6 @@ def _diffusers_folder(checkpoint: Path, **options: Any) -> Path:
     return publish_diffusion(pipeline, provenance=provenance, **options)
 
 
-def export(
-    model: Annotated[str, typer.Argument(help="A model's name.")],
-    models: Destination = None,
-    precision: Annotated[str, typer.Option(help=f"Of the graphs: {', '.join(PRECISIONS)}.")] = PRECISIONS[0],
-    tensorrt: Annotated[bool, typer.Option("--tensorrt", help="Build TensorRT's plans for this GPU.")] = False,
-    plugins: Annotated[bool, typer.Option("--plugins", help="With our kernels in the plans.")] = False,
-    refit: Annotated[bool, typer.Option("--refit", help="Plans whose weights can be swapped.")] = False,
-    device: Annotated[str, typer.Option(help="GPU to build plans for: cuda or cuda:N.")] = "cuda",
-    model_version: Annotated[str, typer.Option(help="Version of the model; the highest unless given.")] = "",
-) -> None:
-    """Make a model's graphs anew from its weights, or add one of lower precision; as the next free version.
-
-    A graph of lower precision is measured against fp32 over 64 seeds and refused below 45 dB (fp16), 40 (bf16) or 30
-    (int8). Use it with --precision of generate and serve. With --tensorrt the plans are built of the version that is
-    there, or of the next one where it has no graph of that precision.
-    """
-    from impasto.errors import InvalidRequest
-
-    if precision not in PRECISIONS:
-        raise InvalidRequest("precision", precision, ", ".join(PRECISIONS))
-    if not tensorrt and (plugins or refit):
-        raise InvalidRequest("plugins, refit", "one of them", "them beside --tensorrt")
-    with stages(f"export {model}") as report:
-        report("reading")
-        import torch  # noqa: F401  (as above)
-
-        from impasto.export.bundle import find_bundle, model_directories, open_bundle, own_models
-        from impasto.export.plans import build_plans, open_builder
-        from impasto.export.publish import export_again
-        from impasto.export.publish_precision import add_precision
-
-        builder = open_builder(device) if tensorrt else None
-        bundle = open_bundle(find_bundle(model, model_directories(models), model_version))
-        made = [bundle.path]
-        if precision == PRECISIONS[0] and not tensorrt:
-            made = [export_again(bundle, own_models(models), report)]
-        elif precision not in (PRECISIONS[0], *bundle.manifest.precisions):
-            made = [add_precision(bundle, own_models(models), precision, report)]
-        if builder is not None:
-            from impasto.export.plan_store import BuildOptions
-
-            options = BuildOptions(plugins=plugins, refit=refit)
-            made = build_plans(open_bundle(made[0]), precision, builder, options, report)
-    if precision != PRECISIONS[0] and not tensorrt:
-        found = open_bundle(made[0], verify=False).manifest.precisions[precision]
-        console().print(f"{precision} against fp32: at least {found.psnr_db:.1f} dB and an SSIM of {found.ssim:.4f}")
-    for path in made:
-        typer.echo(path)
-
-
 def list_models(models: Models = None, as_json: Json = False) -> None:
     """List the models there are, where, and what runs them."""
     from impasto.export.bundle import list_bundles, model_directories
@@ -162,12 +114,12 @@ def list_models(models: Models = None, as_json: Json = False) -> None:
 def _cells(row: dict[str, Any]) -> list[str]:
     if "error" in row:
         return [row["name"], row["version"], row["error"]]
-    size = f"{row['width']}×{row['height']}"
     digest, backends = row["digest"][:SHORT_DIGEST], ",".join(row["backends"]) or "-"
-    return [row["name"], row["version"], row["family"], size, digest, backends, row["licence"], row["path"]]
+    return [row["name"], row["version"], row["family"], row["size"], digest, backends, row["licence"], row["path"]]
 
 
 def _row(name: str, version: str, path: Path) -> dict[str, Any]:
+    from impasto.engine.backend import backends_of
     from impasto.errors import BundleError
     from impasto.export.bundle import open_bundle
 
@@ -178,17 +130,17 @@ def _row(name: str, version: str, path: Path) -> dict[str, Any]:
         return row | {"error": str(error)}
     return row | {
         "family": manifest.family,
+        "size": _size(manifest),
         "width": manifest.width,
         "height": manifest.height,
         "digest": manifest.digest,
-        "backends": _backends(manifest),
+        "backends": list(backends_of(manifest.family)),
         "buckets": list(manifest.buckets),
         "licence": manifest.licence,
     }
 
 
-def _backends(manifest: Manifest) -> list[str]:
-    """The backends that find what they need in the bundle."""
-    graphs = any(file.endswith(".onnx") for file in manifest.files)
-    weights = any(file.endswith(".safetensors") for file in manifest.files)
-    return ["onnxruntime"] * graphs + ["torch"] * weights
+def _size(manifest: Manifest) -> str:
+    """That of the model's pictures in pixels; "any" where each has the size of the one that it is made of."""
+    free = any(spec.name == "image" and -1 in spec.shape[1:] for spec in manifest.outputs)
+    return "any" if free else f"{manifest.width}×{manifest.height}"

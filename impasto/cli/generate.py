@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from impasto.cli import denoising
+from impasto.cli.options import takes
 from impasto.cli.output import Format, Output, parse_output
 from impasto.cli.previews import Previews
-from impasto.cli.terminal import Backend, Device, Json, Models, Precision, Threads, console, print_json
+from impasto.cli.source import Where
+from impasto.cli.terminal import Json, console, print_json
 
 if TYPE_CHECKING:
-    from impasto.client import Tls
     from impasto.events import Done, Event
     from impasto.generation import Parameters
 
@@ -36,6 +37,7 @@ class Noise(enum.StrEnum):
     none = "none"
 
 
+@takes(where=Where)
 def generate(
     model: Annotated[str, typer.Argument(help="A model's name, or the folder of a bundle.")],
     seed: Annotated[int | None, typer.Option(help="Seed of the first picture; 0 unless given.")] = None,
@@ -80,18 +82,9 @@ def generate(
     sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all on one contact sheet.")] = None,
     format: Annotated[Format | None, typer.Option(help="Format of the files; FILE's, else png.")] = None,
     quality: Annotated[int, typer.Option(min=0, max=100, help="JPEG and WebP; 0: 95 and 90; 100: lossless WebP.")] = 0,
-    server: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Ask a server; else in this process.")] = None,
-    ca: Annotated[Path | None, typer.Option(metavar="PEM", help="TLS: who signed the server.")] = None,
-    cert: Annotated[Path | None, typer.Option(metavar="PEM", help="TLS: the client's certificate.")] = None,
-    key: Annotated[Path | None, typer.Option(metavar="PEM", help="TLS: the client's key.")] = None,
-    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds that the server has.")] = None,
+    *,
+    where: Where,
     priority: Annotated[int, typer.Option(min=0, help="At the server: 1 the most urgent, 0 its default.")] = 0,
-    model_version: Annotated[str, typer.Option(help="Version of the model; the highest unless given.")] = "",
-    models: Models = None,
-    backend: Backend = None,
-    precision: Precision = None,
-    device: Device = "cpu",
-    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Make pictures and write them to files, with model, seed and parameters in each one's metadata."""
@@ -128,27 +121,15 @@ def generate(
     if preview_every:
         parameters["preview_every"] = preview_every
 
-    def from_server(address: str) -> Iterator[Event]:
-        from impasto.client import Client
-
-        with Client(address, tls=_tls(ca, cert, key), timeout=timeout) as client:
-            yield from client.generate_stream(model, version=model_version, priority=priority, **parameters)
+    def from_server() -> Iterator[Event]:
+        with where.connect() as client:
+            yield from client.generate_stream(model, version=where.model_version, priority=priority, **parameters)
 
     def in_process() -> Iterator[Event]:
-        from impasto.engine.generator import load
-
-        with load(
-            model,
-            models=models,
-            version=model_version,
-            backend=backend,
-            precision=precision,
-            device=device,
-            threads=threads,
-        ) as generator:
+        with where.load(model) as generator:
             yield from generator.generate_stream(**parameters)
 
-    _write(from_server(server) if server else in_process(), output, len(listed), as_json)
+    _write(from_server() if where.server else in_process(), output, len(listed), as_json)
 
 
 def parse_seeds(seed: int | None, count: int, seeds: str | None) -> list[int]:
@@ -176,14 +157,6 @@ def parse_mix(mix: str) -> tuple[int, int, int]:
     if not found:
         raise typer.BadParameter(f"--mix: found {mix!r}; allowed is SEED:FIRST-LAST such as 7:0-3")
     return int(found[1]), int(found[2]), int(found[3])
-
-
-def _tls(ca: Path | None, cert: Path | None, key: Path | None) -> Tls | None:
-    if ca is None and cert is None and key is None:
-        return None
-    from impasto.client import Tls
-
-    return Tls(ca, cert, key)
 
 
 def _write(events: Iterator[Event], output: Output, count: int, as_json: bool) -> None:

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 def report(
     files: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="FILE.json...", help="Of impasto bench, or of python -m benchmarks.gpu.", dir_okay=False
-        ),
+        typer.Argument(metavar="FILE.json", help="Of impasto bench, or of python -m benchmarks.gpu.", dir_okay=False),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE.html", help="The page to write.")] = Path("report.html"),
     check: Annotated[

@@ -24,7 +24,7 @@ def serve(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; cpu unless given.")] = None,
     threads: Threads = None,
 ) -> None:
-    """Serve models over gRPC until SIGTERM or Ctrl-C, which finish what was accepted. Options go before the file."""
+    """Serve models over gRPC until SIGTERM or Ctrl-C, which finish what was accepted. Options override the file."""
     from impasto.server.config import load_config
     from impasto.server.server import run
 

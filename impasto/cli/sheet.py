@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from impasto.cli import source
 from impasto.cli.generate import Noise, parse_seeds
-from impasto.cli.terminal import Backend, Device, Models, Precision, Threads, console
+from impasto.cli.options import takes
+from impasto.cli.source import Where, open_source
+from impasto.cli.terminal import console
 
 if TYPE_CHECKING:
     from impasto.images import Picture
@@ -30,6 +31,7 @@ def sheet() -> None:
 
 
 @app.command("mixing")
+@takes(where=Where)
 def mixing(
     model: Model,
     out: Out,
@@ -39,17 +41,8 @@ def mixing(
     psi: Annotated[float | None, typer.Option(help="Truncation: 1 none, 0 the average picture.")] = None,
     noise: NoiseMode = None,
     label: Label = None,
-    server: source.Server = None,
-    ca: source.Ca = None,
-    cert: source.Cert = None,
-    key: source.Key = None,
-    timeout: source.Timeout = None,
-    model_version: source.Version = "",
-    models: Models = None,
-    backend: Backend = None,
-    precision: Precision = None,
-    device: Device = "cpu",
-    threads: Threads = None,
+    *,
+    where: Where,
 ) -> None:
     """Mix styles: each row's picture with some layers' styles from each column's, of models with layers of styles."""
     down, across, span = parse_seeds(None, 1, rows), parse_seeds(None, 1, columns), parse_layers(layers)
@@ -59,12 +52,11 @@ def mixing(
 
         return mixing_sheet(make, down, across, span, psi=psi, label=label, noise_mode=noise and noise.value)
 
-    remote = source.Remote(server, ca, cert, key, timeout) if server else None
-    local = {"models": models, "backend": backend, "precision": precision, "device": device, "threads": threads}
-    _write(draw, out, len(down) * (len(across) + 1) + len(across), model, model_version, remote, **local)
+    _write(draw, out, len(down) * (len(across) + 1) + len(across), model, where)
 
 
 @app.command("truncation")
+@takes(where=Where)
 def truncation(
     model: Model,
     out: Out,
@@ -73,17 +65,8 @@ def truncation(
     cutoff: Annotated[int | None, typer.Option(help="Truncate only that many first layers.")] = None,
     noise: NoiseMode = None,
     label: Label = None,
-    server: source.Server = None,
-    ca: source.Ca = None,
-    cert: source.Cert = None,
-    key: source.Key = None,
-    timeout: source.Timeout = None,
-    model_version: source.Version = "",
-    models: Models = None,
-    backend: Backend = None,
-    precision: Precision = None,
-    device: Device = "cpu",
-    threads: Threads = None,
+    *,
+    where: Where,
 ) -> None:
     """Truncate: each seed's picture from the average to itself."""
     listed, psis = parse_seeds(None, 1, seeds), parse_psis(psi)
@@ -93,9 +76,7 @@ def truncation(
 
         return truncation_sheet(make, listed, psis, psi_cutoff=cutoff, label=label, noise_mode=noise and noise.value)
 
-    remote = source.Remote(server, ca, cert, key, timeout) if server else None
-    local = {"models": models, "backend": backend, "precision": precision, "device": device, "threads": threads}
-    _write(draw, out, len(listed) * len(psis), model, model_version, remote, **local)
+    _write(draw, out, len(listed) * len(psis), model, where)
 
 
 def parse_layers(layers: str) -> tuple[int, int]:
@@ -114,22 +95,14 @@ def parse_psis(psis: str) -> list[float]:
         raise typer.BadParameter(f"--psi: found {psis!r}; allowed are numbers such as 0,0.5,1") from None
 
 
-def _write(
-    draw: Callable[[Make], Picture],
-    out: Path,
-    count: int,
-    model: str,
-    version: str,
-    remote: source.Remote | None,
-    **local: Any,
-) -> None:
+def _write(draw: Callable[[Make], Picture], out: Path, count: int, model: str, where: Where) -> None:
     """Draw the sheet with a bar over the `count` pictures on it, and write it."""
     from impasto.cli.output import SHEET_SUFFIXES
     from impasto.cli.progress import Bars
 
     if out.suffix.lower() not in SHEET_SUFFIXES:
         raise typer.BadParameter(f"{out}: a sheet's file name ends in {', '.join(SHEET_SUFFIXES)}")
-    with source.open_source(model, version, remote, **local) as opened, Bars(count, console()) as bars:
+    with open_source(model, where) as opened, Bars(count, console()) as bars:
         drawn = draw(lambda **parameters: opened.make(**parameters, on_progress=bars.show))
     out.parent.mkdir(parents=True, exist_ok=True)
     typer.echo(drawn.save(out))

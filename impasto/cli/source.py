@@ -12,40 +12,54 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from impasto.cli.terminal import Backend, Device, Models, Precision, Threads
+
 if TYPE_CHECKING:
-    from impasto.client import Client, Tls
+    from impasto.client import Client
     from impasto.engine.generator import Generator
     from impasto.engine.picture import Engine
     from impasto.images import Picture
     from impasto.images.pixels import Floats
     from impasto.latents import Make, Space
 
-Server = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Ask a server; else in this process.")]
-Ca = Annotated[Path | None, typer.Option(metavar="PEM", help="TLS: who signed the server.")]
-Cert = Annotated[Path | None, typer.Option(metavar="PEM", help="TLS: the client's certificate.")]
-Key = Annotated[Path | None, typer.Option(metavar="PEM", help="TLS: the client's key.")]
-Timeout = Annotated[float | None, typer.Option(min=0, help="Seconds that the server has for a batch.")]
-Version = Annotated[str, typer.Option(help="Version of the model; the highest unless given.")]
-
 
 @dataclasses.dataclass(frozen=True)
-class Remote:
-    """A server, and how to reach it."""
+class Where:
+    """The options that say where a model is: at a server, or else in this process, and how."""
 
-    address: str
-    ca: Path | None
-    cert: Path | None
-    key: Path | None
-    timeout: float | None
+    server: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Ask a server; else in this process.")] = None
+    ca: Annotated[Path | None, typer.Option(metavar="PEM", help="TLS: who signed the server.")] = None
+    cert: Annotated[Path | None, typer.Option(metavar="PEM", help="TLS: the client's certificate.")] = None
+    key: Annotated[Path | None, typer.Option(metavar="PEM", help="TLS: the client's key.")] = None
+    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds that the server has for a request.")] = None
+    model_version: Annotated[str, typer.Option(help="Version of the model; the highest unless given.")] = ""
+    models: Models = None
+    backend: Backend = None
+    precision: Precision = None
+    device: Device = "cpu"
+    threads: Threads = None
 
     def connect(self) -> Client:
-        """A connection, to be closed."""
+        """A connection to the server, to be closed."""
         from impasto.client import Client, Tls
 
-        tls: Tls | None = None
-        if self.ca or self.cert or self.key:
-            tls = Tls(self.ca, self.cert, self.key)
-        return Client(self.address, tls=tls, timeout=self.timeout)
+        assert self.server is not None, "there is a server"
+        tls = Tls(self.ca, self.cert, self.key) if self.ca or self.cert or self.key else None
+        return Client(self.server, tls=tls, timeout=self.timeout)
+
+    def load(self, model: str) -> Generator:
+        """The model in this process, to be closed."""
+        from impasto.engine.generator import load
+
+        return load(
+            model,
+            models=self.models,
+            version=self.model_version,
+            backend=self.backend,
+            precision=self.precision,
+            device=self.device,
+            threads=self.threads,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,15 +76,13 @@ class Source:
 
 
 @contextmanager
-def open_source(model: str, version: str, remote: Remote | None, **options: Any) -> Iterator[Source]:
-    """The model at the server, or in this process: loaded with `options`, those of `impasto.load`."""
-    if remote is not None:
-        with remote.connect() as client:
-            yield _served(client, model, version)
+def open_source(model: str, where: Where) -> Iterator[Source]:
+    """The model at the server, or in this process."""
+    if where.server:
+        with where.connect() as client:
+            yield _served(client, model, where.model_version)
         return
-    from impasto.engine.generator import load
-
-    with load(model, version=version, **options) as generator:
+    with where.load(model) as generator:
         yield _loaded(generator)
 
 
@@ -78,20 +90,16 @@ def _served(client: Client, model: str, version: str) -> Source:
     from impasto.errors import InvalidRequest
     from impasto.latents import Space
 
-    info = client.model(model, version)
-
-    def space(seed: int) -> Space:
-        if not info.z_dim:
-            allowed = "a model that takes z; what else a model takes a server does not tell: leave out --server"
-            raise InvalidRequest("model", model, allowed)
-        return Space.z(info.z_dim)
-
     def style_of_seed(seed: int) -> Floats:
         allowed = "z; a server does not tell a seed's styles: leave out --server, or give them with --ws"
         raise InvalidRequest("space", "w", allowed)
 
-    make = functools.partial(client.generate, model, version=version)
-    return Source(make, max(info.buckets, default=1), space, lambda parameters: Space.ws(style_of_seed))
+    return Source(
+        functools.partial(client.generate, model, version=version),
+        max(client.model(model, version).buckets, default=1),
+        lambda seed: Space.of_inputs(client.inputs(model, version), seed),
+        lambda parameters: Space.ws(style_of_seed),
+    )
 
 
 def _loaded(generator: Generator) -> Source:

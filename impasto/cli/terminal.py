@@ -50,7 +50,7 @@ Backend = Annotated[
 ]
 Precision = Annotated[
     str | None,
-    typer.Option(help="fp32, bf16, fp16 or int8; `impasto export --precision` makes graphs of the latter two."),
+    typer.Option(help="fp32, bf16, fp16, int8 or fp8; `impasto export --precision` makes graphs of all but fp32."),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of a batch; all cores unless given.")]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from impasto.cli.terminal import Device, Threads, console
-from impasto.cli.training import adversarial_losses, each_loss, prepare, run, say_next
+from impasto.cli.options import takes
+from impasto.cli.terminal import console
+from impasto.cli.training import RunPlace, adversarial_losses, each_loss, prepare, run
 
 if TYPE_CHECKING:
     from impasto.training import diffusion as diffusion_training
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from impasto.training.loop import Progress
     from impasto.training.pictures import PictureFolder
 
-Data = Annotated[Path, typer.Option(exists=True, metavar="FILE|DIR", help="Pictures to take crops from.")]
 Batch = Annotated[int, typer.Option(min=1, help="Pictures a step.")]
 Crop = Annotated[
     tuple[int, int] | None,
@@ -28,7 +27,6 @@ Crop = Annotated[
 Mirror = Annotated[bool, typer.Option(help="Mirror half of the crops.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the run.")]
 Pictures = Annotated[int, typer.Option(min=1, help="Length of the run, in pictures seen.")]
-Weights = Annotated[Path, typer.Option(metavar="DIR", help="For weights, sample sheets and the state to go on from.")]
 PowerOfTwo = Annotated[int, typer.Option(help="Of the pictures to make: a power of two.")]
 
 app = typer.Typer(no_args_is_help=True, help="Train a small generator on pictures of your own.")
@@ -40,9 +38,9 @@ def train() -> None:
 
 
 @app.command("stylegan2")
+@takes(place=RunPlace)
 def stylegan2(
-    data: Data,
-    out: Weights,
+    place: RunPlace,
     resolution: PowerOfTwo = 128,
     pictures: Pictures = 150_000,
     batch: Batch = 8,
@@ -61,8 +59,6 @@ def stylegan2(
         float | None, typer.Option(min=0, help="Weight of R1; 0.0002·resolution²/16.", show_default=False)
     ] = None,
     seed: Seed = 0,
-    device: Device = "cpu",
-    threads: Threads = None,
 ) -> None:
     """Train StyleGAN2 on crops of pictures. Ctrl-C saves; the same command goes on from there."""
     options: dict[str, Any] = {
@@ -80,20 +76,19 @@ def stylegan2(
     def build(found: PictureFolder) -> stylegan2_training.Trainer:
         from impasto.training.stylegan2 import Trainer, default_plan
 
-        return Trainer(default_plan(resolution, **options), found, out, device)
+        return Trainer(default_plan(resolution, **options), found, place.out, place.device)
 
     def detail(progress: Progress) -> str:
-        return f"{trainer.resolution}×{trainer.resolution}  {adversarial_losses(progress.losses)}"
+        return f"{trainer.resolution}×{trainer.resolution}  {adversarial_losses(progress)}"
 
-    trainer = prepare(build, data, device, threads, crop[0])
-    run(trainer, pictures, detail)
-    say_next(out / "weights.safetensors")
+    trainer = prepare(build, place, crop[0])
+    run(trainer, pictures, detail, place.out / "weights.safetensors")
 
 
 @app.command("diffusion")
+@takes(place=RunPlace)
 def diffusion(
-    data: Data,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="For the model, sample sheets and the state to go on from.")],
+    place: RunPlace,
     resolution: Annotated[int, typer.Option(min=8, help="Of the pictures to make: a multiple of 8.")] = 64,
     pictures: Pictures = 150_000,
     batch: Batch = 8,
@@ -101,8 +96,6 @@ def diffusion(
     mirror: Mirror = True,
     learning_rate: Annotated[float, typer.Option(min=0, help="Of AdamW, after a warm-up.")] = 6e-4,
     seed: Seed = 0,
-    device: Device = "cpu",
-    threads: Threads = None,
 ) -> None:
     """Train a pixel diffusion model on crops of pictures. Ctrl-C saves; the same command goes on from there."""
     crop = crop or _default_crop(resolution)
@@ -119,16 +112,15 @@ def diffusion(
             learning_rate=learning_rate,
             seed=seed,
         )
-        return Trainer(plan, found, out, device)
+        return Trainer(plan, found, place.out, place.device)
 
-    run(prepare(build, data, device, threads, crop[0]), pictures, each_loss)
-    say_next(out / "model")
+    run(prepare(build, place, crop[0]), pictures, each_loss, place.out / "model")
 
 
 @app.command("gan")
+@takes(place=RunPlace)
 def gan(
-    data: Data,
-    out: Weights,
+    place: RunPlace,
     resolution: PowerOfTwo = 64,
     pictures: Pictures = 200_000,
     batch: Batch = 32,
@@ -147,8 +139,6 @@ def gan(
     ] = 64,
     learning_rate: Annotated[float, typer.Option(min=0, help="Of Adam, for both networks.")] = 2e-4,
     seed: Seed = 0,
-    device: Device = "cpu",
-    threads: Threads = None,
 ) -> None:
     """Train a DCGAN on crops of pictures. Ctrl-C saves; the same command goes on from there."""
     crop = crop or _default_crop(resolution)
@@ -174,16 +164,15 @@ def gan(
         )
         for number, name in enumerate(names):
             console().print(f"class {number}: {name}", markup=False)
-        return Trainer(plan, found, out, device, labels)
+        return Trainer(plan, found, place.out, place.device, labels)
 
-    run(prepare(build, data, device, threads, crop[0]), pictures, lambda progress: adversarial_losses(progress.losses))
-    say_next(out / "weights.safetensors")
+    run(prepare(build, place, crop[0]), pictures, adversarial_losses, place.out / "weights.safetensors")
 
 
 @app.command("vae")
+@takes(place=RunPlace)
 def vae(
-    data: Data,
-    out: Weights,
+    place: RunPlace,
     resolution: PowerOfTwo = 64,
     pictures: Pictures = 150_000,
     batch: Batch = 16,
@@ -202,8 +191,6 @@ def vae(
     ] = 0.1,
     learning_rate: Annotated[float, typer.Option(min=0, help="Of Adam.")] = 1e-3,
     seed: Seed = 0,
-    device: Device = "cpu",
-    threads: Threads = None,
 ) -> None:
     """Train a VAE on crops of pictures. Ctrl-C saves; the same command goes on from there."""
     crop = crop or _default_crop(resolution)
@@ -231,16 +218,15 @@ def vae(
             learning_rate=learning_rate,
             seed=seed,
         )
-        return Trainer(plan, found, out, device)
+        return Trainer(plan, found, place.out, place.device)
 
-    run(prepare(build, data, device, threads, crop[0]), pictures, each_loss)
-    say_next(out / "weights.safetensors")
+    run(prepare(build, place, crop[0]), pictures, each_loss, place.out / "weights.safetensors")
 
 
 @app.command("image-to-image")
+@takes(place=RunPlace)
 def image_to_image(
-    data: Data,
-    out: Weights,
+    place: RunPlace,
     resolution: PowerOfTwo = 128,
     pictures: Pictures = 100_000,
     batch: Batch = 8,
@@ -263,8 +249,6 @@ def image_to_image(
     adversarial: Annotated[float, typer.Option(min=0, help="Weight of the discriminator's verdict.")] = 0.5,
     learning_rate: Annotated[float, typer.Option(min=0, help="Of Adam.")] = 1e-3,
     seed: Seed = 0,
-    device: Device = "cpu",
-    threads: Threads = None,
 ) -> None:
     """Train a model that paints flat colours or label maps as in these pictures. Ctrl-C saves; a rerun goes on."""
     crop = crop or (resolution, resolution * 3 // 2)
@@ -286,10 +270,9 @@ def image_to_image(
             learning_rate=learning_rate,
             seed=seed,
         )
-        return Trainer(plan, found, out, device)
+        return Trainer(plan, found, place.out, place.device)
 
-    run(prepare(build, data, device, threads, crop[0]), pictures, each_loss)
-    say_next(out / "weights.safetensors")
+    run(prepare(build, place, crop[0]), pictures, each_loss, place.out / "weights.safetensors")
 
 
 def _default_crop(resolution: int) -> tuple[int, int]:

@@ -1,22 +1,34 @@
-"""What the commands of `impasto train` share: pictures read, a bar while a run goes on, Ctrl-C, and what comes next."""
+"""What the commands of `impasto train` share: where a run is, pictures read, a bar while it goes on, and Ctrl-C."""
 
 from __future__ import annotations
 
+import dataclasses
+import shlex
 import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Protocol, TypeVar
 
 import typer
 
-from impasto.cli.terminal import console
+from impasto.cli.terminal import Device, Threads, console
 
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
 
-    from impasto.training.loop import Losses, Progress
+    from impasto.training.loop import Progress
     from impasto.training.pictures import PictureFolder
+
+
+@dataclasses.dataclass(frozen=True)
+class RunPlace:
+    """The options that say where a run is: its pictures, its folder and what it runs on."""
+
+    data: Annotated[Path, typer.Option(exists=True, metavar="FILE|DIR", help="Pictures to take crops from.")]
+    out: Annotated[Path, typer.Option(metavar="DIR", help="For the model, sample sheets and the state to go on from.")]
+    device: Device = "cpu"
+    threads: Threads = None
 
 
 class Trainer(Protocol):
@@ -30,10 +42,8 @@ class Trainer(Protocol):
 Built = TypeVar("Built")
 
 
-def prepare(
-    build: Callable[[PictureFolder], Built], data: Path, device: str, threads: int | None, smallest: int
-) -> Built:
-    """The trainer that `build` makes for pictures, without those that have a side under `smallest` pixels.
+def prepare(build: Callable[[PictureFolder], Built], place: RunPlace, smallest: int) -> Built:
+    """The trainer that `build` makes for the pictures, without those that have a side under `smallest` pixels.
 
     InvalidRequest or BackendUnavailable if there can be none.
     """
@@ -43,12 +53,14 @@ def prepare(
         from impasto.errors import BackendUnavailable, ImpastoError
         from impasto.training.pictures import read_pictures
 
-        if threads:
-            torch.set_num_threads(threads)
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise BackendUnavailable(f"device: found {device!r}; torch {torch.__version__} finds no such device here")
+        if place.threads:
+            torch.set_num_threads(place.threads)
+        if place.device.startswith("cuda") and not torch.cuda.is_available():
+            raise BackendUnavailable(
+                f"device: found {place.device!r}; torch {torch.__version__} finds no such device here"
+            )
         try:
-            found, left_out = read_pictures(data, smallest)
+            found, left_out = read_pictures(place.data, smallest)
             for line in left_out:
                 console().print(f"left out {line}", markup=False)
             return build(found)
@@ -57,8 +69,11 @@ def prepare(
             raise ImpastoError(str(error)) from error
 
 
-def run(trainer: Trainer, pictures: int, detail: Callable[[Progress], str]) -> None:
-    """Train with a progress bar to the end. The first Ctrl-C saves and exits; a second one stops without saving."""
+def run(trainer: Trainer, pictures: int, detail: Callable[[Progress], str], model: Path) -> None:
+    """Train with a progress bar to the end, then tell of the `model` on standard output, and how to import it.
+
+    The first Ctrl-C saves and exits; a second one stops without saving.
+    """
     stop = threading.Event()
 
     def on_interrupt(number: int, frame: object) -> None:
@@ -84,6 +99,8 @@ def run(trainer: Trainer, pictures: int, detail: Callable[[Progress], str]) -> N
     if trainer.seen < pictures:
         console().print(f"saved at {trainer.seen} of {pictures} pictures; the same command goes on from there")
         raise typer.Exit(130)
+    typer.echo(model)
+    console().print(f"next: impasto import {shlex.quote(str(model))} --name NAME")
 
 
 def each_loss(progress: Progress) -> str:
@@ -91,15 +108,10 @@ def each_loss(progress: Progress) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in progress.losses.items())
 
 
-def adversarial_losses(losses: Losses) -> str:
+def adversarial_losses(progress: Progress) -> str:
     """The losses of generator and discriminator, and how much is augmented."""
+    losses = progress.losses
     return f"loss G {losses['loss_g']:.2f} D {losses['loss_d']:.2f}  augmentation {losses['augmentation']:.2f}"
-
-
-def say_next(model: Path) -> None:
-    """The model's path on standard output, and how to import it."""
-    typer.echo(model)
-    console().print(f"next: impasto import {model} --name NAME")
 
 
 def _progress_bar() -> ProgressBar:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from impasto.cli import denoising, source
+from impasto.cli import denoising
 from impasto.cli.generate import Noise, parse_seeds
-from impasto.cli.terminal import Backend, Device, Json, Models, Precision, Threads, console, print_json
+from impasto.cli.options import takes
+from impasto.cli.source import Where, in_batches, open_source
+from impasto.cli.terminal import Json, console, print_json
 
 if TYPE_CHECKING:
     from impasto.images import Picture
@@ -33,6 +35,7 @@ class Along(enum.StrEnum):
     spherical = "spherical"
 
 
+@takes(where=Where)
 def walk(
     model: Annotated[str, typer.Argument(help="A model's name, or the folder of a bundle.")],
     out: Annotated[Path, typer.Option(metavar="FILE|DIR", help="A .mp4 or .gif, or a folder for PNG frames.")],
@@ -62,17 +65,8 @@ def walk(
     steps: denoising.Steps = None,
     sampler: denoising.Sampler = None,
     guidance_scale: denoising.GuidanceScale = None,
-    server: source.Server = None,
-    ca: source.Ca = None,
-    cert: source.Cert = None,
-    key: source.Key = None,
-    timeout: source.Timeout = None,
-    model_version: source.Version = "",
-    models: Models = None,
-    backend: Backend = None,
-    precision: Precision = None,
-    device: Device = "cpu",
-    threads: Threads = None,
+    *,
+    where: Where,
     as_json: Json = False,
 ) -> None:
     """Walk through a model's latent space and write the frames as a film, or as files."""
@@ -90,10 +84,8 @@ def walk(
         "sampler": sampler,
         "guidance_scale": guidance_scale,
     }
-    remote = source.Remote(server, ca, cert, key, timeout) if server else None
-    local = {"models": models, "backend": backend, "precision": precision, "device": device, "threads": threads}
     began = time.monotonic()
-    with source.open_source(model, model_version, remote, **local) as opened:
+    with open_source(model, where) as opened:
         from impasto.images.film import write_film
         from impasto.latents import INTERPOLATIONS, smooth, through
 
@@ -105,7 +97,7 @@ def walk(
             chosen = along or (Along.linear if in_w else Along.spherical)
             path = through(points, frames, interpolate=INTERPOLATIONS[chosen], closed=loop)
         shared = parameters if in_w else parameters | truncation
-        pictures = _numbered(source.in_batches(opened, latents, path, shared), listed, frames)
+        pictures = _numbered(in_batches(opened, latents, path, shared), listed, frames)
         written = write_film(out, _with_bar(pictures, frames), fps)
     seconds = time.monotonic() - began
     if as_json:

@@ -14,11 +14,13 @@ import grpc
 from impasto.api.impasto.v1 import models_pb2
 from impasto.api.impasto.v1.generation_pb2_grpc import GenerationServiceStub
 from impasto.api.impasto.v1.models_pb2_grpc import ModelServiceStub
+from impasto.api.inference import grpc_service_pb2 as inference_pb
+from impasto.api.inference.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from impasto.client.aio_session import AsyncSession
 from impasto.client.channel import Tls, channel_options
 from impasto.client.frames import Frames
 from impasto.client.messages import HEALTH_CHECK, HEALTH_REQUEST, HEALTH_SERVING, generate_request, read_pictures
-from impasto.client.models import ModelInfo, read_model
+from impasto.client.models import ModelInfo, ModelInput, read_inputs, read_model
 from impasto.client.retry import DEFAULT_RETRIES, Retries, RetryPolicy
 from impasto.client.statuses import error_of
 from impasto.client.stream import StreamReader
@@ -52,6 +54,7 @@ class AsyncClient:
             self._channel = grpc.aio.insecure_channel(target, options)
         self._generation = GenerationServiceStub(self._channel)
         self._models = ModelServiceStub(self._channel)
+        self._inference = GRPCInferenceServiceStub(self._channel)
 
     async def generate(
         self,
@@ -125,6 +128,11 @@ class AsyncClient:
         """See `Client.model`."""
         request = models_pb2.GetModelRequest(name=name, version=version)
         return read_model(await self._call(lambda left: self._models.GetModel(request, timeout=left)))
+
+    async def inputs(self, name: str, version: str = "") -> tuple[ModelInput, ...]:
+        """See `Client.inputs`."""
+        request = inference_pb.ModelMetadataRequest(name=name, version=version)
+        return read_inputs(await self._call(lambda left: self._inference.ModelMetadata(request, timeout=left)))
 
     async def load_model(self, name: str, version: str = "") -> ModelInfo:
         """See `Client.load_model`."""

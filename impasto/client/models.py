@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from impasto.api.impasto.v1 import models_pb2 as pb
+from impasto.api.inference import grpc_service_pb2 as inference_pb
 
 _STATE_PREFIX = "MODEL_STATE_"
 
@@ -51,3 +52,17 @@ def read_model(message: pb.Model) -> ModelInfo:
         device=message.device,
         licence=message.licence,
     )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelInput:
+    """What a model takes: dtype as the Open Inference Protocol writes it, and shape, in which -1 is free."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def read_inputs(message: inference_pb.ModelMetadataResponse) -> tuple[ModelInput, ...]:
+    """The inputs in the message as plain objects."""
+    return tuple(ModelInput(each.name, each.datatype, tuple(each.shape)) for each in message.inputs)

@@ -12,10 +12,12 @@ import grpc
 from impasto.api.impasto.v1 import models_pb2
 from impasto.api.impasto.v1.generation_pb2_grpc import GenerationServiceStub
 from impasto.api.impasto.v1.models_pb2_grpc import ModelServiceStub
+from impasto.api.inference import grpc_service_pb2 as inference_pb
+from impasto.api.inference.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from impasto.client.channel import Tls, channel_options
 from impasto.client.frames import Frames
 from impasto.client.messages import HEALTH_CHECK, HEALTH_REQUEST, HEALTH_SERVING, generate_request, read_pictures
-from impasto.client.models import ModelInfo, read_model
+from impasto.client.models import ModelInfo, ModelInput, read_inputs, read_model
 from impasto.client.retry import DEFAULT_RETRIES, Retries, RetryPolicy
 from impasto.client.session import Session
 from impasto.client.statuses import error_of
@@ -54,6 +56,7 @@ class Client:
             self._channel = grpc.insecure_channel(target, options)
         self._generation = GenerationServiceStub(self._channel)
         self._models = ModelServiceStub(self._channel)
+        self._inference = GRPCInferenceServiceStub(self._channel)
 
     def generate(
         self,
@@ -135,6 +138,11 @@ class Client:
         """One model; ModelNotFound lists those there are."""
         request = models_pb2.GetModelRequest(name=name, version=version)
         return read_model(self._call(lambda left: self._models.GetModel(request, timeout=left)))
+
+    def inputs(self, name: str, version: str = "") -> tuple[ModelInput, ...]:
+        """What a loaded model takes: seed, z, latent, image and so on, as its bundle's manifest lists them."""
+        request = inference_pb.ModelMetadataRequest(name=name, version=version)
+        return read_inputs(self._call(lambda left: self._inference.ModelMetadata(request, timeout=left)))
 
     def load_model(self, name: str, version: str = "") -> ModelInfo:
         """Load or reload a model; returns when it is warm."""

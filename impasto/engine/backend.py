@@ -14,6 +14,7 @@ from impasto.engine.picture import Floats, Pixels
 from impasto.errors import BackendUnavailable
 from impasto.export.bundle import Bundle
 from impasto.export.plans import require_tensorrt
+from impasto.generators.families import FAMILIES
 
 BACKENDS = ("onnxruntime", "onnxruntime-tensorrt", "torch", "tensorrt")
 
@@ -23,8 +24,11 @@ Feeds = Mapping[str, NDArray[Any]]
 class Backend(Protocol):
     """Runs graphs on rows. A row's result does not depend on the other rows.
 
-    `batches` are the numbers of rows that run in ways of their own: what to warm up and to compare.
+    `batches` are the numbers of rows that run in ways of their own: what to warm up and to compare. `lanes` is that of
+    an engine.
     """
+
+    lanes: int
 
     @property
     def batches(self) -> tuple[int, ...]: ...
@@ -42,11 +46,21 @@ class Backend(Protocol):
         """Free the device."""
 
 
+def backends_of(family: str) -> tuple[str, ...]:
+    """Which of BACKENDS run models of a family, on the devices that they have; none for one that needs no backend."""
+    if family in ("stylegan2", "stylegan3") or FAMILIES.get(family) == "latent":
+        return BACKENDS
+    return ("onnxruntime",) if family == "diffusion" or FAMILIES.get(family) == "image_to_image" else ()
+
+
+def named(backend: str, precision: str) -> str:
+    """A backend's name as an engine gives it: it stands for the bytes of a picture, which differ by precision."""
+    return backend if precision == "fp32" else f"{backend}-{precision}"
+
+
 def open_backend(name: str, bundle: Bundle, precision: str, device: str, threads: int | None) -> Backend:
     """The backend of that name on the device. BackendUnavailable says what is missing and the remedy."""
     if name.startswith("onnxruntime"):
-        if precision == "bf16" and device == "cpu":
-            raise BackendUnavailable("precision: onnxruntime has no bf16 convolutions on a CPU; remedy: backend torch")
         try:
             from impasto.engine.onnxruntime import OnnxRuntimeBackend
         except ImportError as error:

@@ -1,4 +1,4 @@
-"""Rows of a batch on a CPU in torch: one row on all cores, several side by side with a core each.
+"""Rows on a CPU in torch: one that has the machine to itself on all cores, several side by side with a core each.
 
 Threads that share a row wait for each other at every operation, and longest where other work holds a core.
 """
@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from impasto.engine.backend import Feeds
+from impasto.engine.company import Company
 from impasto.engine.picture import Floats
 
 
@@ -19,6 +20,7 @@ class Cores:
     """Threads of its own, so that torch's number of threads is left as it is for everyone else."""
 
     def __init__(self, count: int) -> None:
+        self._company = Company()
         before = torch.get_num_threads()
         self._whole = _workers(1, count)
         self._single = _workers(count, 1) if count > 1 else None
@@ -26,8 +28,10 @@ class Cores:
 
     def run(self, one: Callable[[Feeds], Floats], rows: Sequence[Feeds]) -> list[Floats]:
         """The results of `one` for each row, in their order."""
-        workers = self._whole if len(rows) == 1 or self._single is None else self._single
-        return list(workers.map(one, rows))
+        if self._single is None or len(rows) > 1:
+            return list((self._single or self._whole).map(one, rows))
+        with self._company as alone:
+            return list((self._whole if alone else self._single).map(one, rows))
 
     def one_at_a_time(self) -> None:
         """From now on run no rows side by side."""

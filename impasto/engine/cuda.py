@@ -65,6 +65,8 @@ class CudaBackend:
             # Graphs run one after the other, so that all may use the same memory between their inputs and outputs.
             self._pool = torch.cuda.graph_pool_handle()
 
+    lanes = 0
+
     @property
     def batches(self) -> tuple[int, ...]:
         return self._buckets

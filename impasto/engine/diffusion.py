@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from impasto.denoising import Denoising
+from impasto.engine.backend import named
 from impasto.engine.conditioning import Conditioner
 from impasto.engine.noise import NoiseStream, PhiloxNoise, TorchNoise
 from impasto.engine.picture import Floats, PictureRequest, Pixels, check_seed, fingerprint, refuse_pictures
@@ -28,6 +29,7 @@ from impasto.engine.slot_memory import SlotMemory, SlotView
 from impasto.engine.stepwise import Ready, SlotPool, Stepped, StepRow, Work, run_steps
 from impasto.errors import BackendUnavailable, InvalidRequest
 from impasto.export.bundle import Bundle
+from impasto.export.plans import graph_files
 from impasto.images.pixels import Bytes
 from impasto.kernels.sampler_row import COLUMNS, PLACE_COLUMNS, Place, place_table, table
 from impasto.sampling import Plan, from_diffusers, options_for, plan
@@ -114,21 +116,22 @@ class _Running(NamedTuple):
 class DiffusionEngine:
     """Runs a bundle's denoiser, text encoder, encoder and decoder. A StepEngine; see there for threads."""
 
-    def __init__(self, bundle: Bundle, backend: str, device: str, threads: int | None) -> None:
+    lanes = 0
+
+    def __init__(self, bundle: Bundle, backend: str, precision: str, device: str, threads: int | None) -> None:
         if backend != "onnxruntime":
             raise BackendUnavailable(f"backend: found {backend!r}; diffusion models run on onnxruntime")
         self.manifest = bundle.manifest
         self.digest = bundle.manifest.digest
-        self.backend = backend
+        self.backend = named(backend, precision)
         self.device = device
         config = bundle.manifest.config
         self._sizes = Sizes.of(bundle.manifest)
         self._usual_latent: tuple[int, ...] = tuple(config["latent"])
         self._schedule, self._sampler, self._options = from_diffusers(config["scheduler"])
         self._defaults = bundle.manifest.defaults
-        graphs = [file.stem for file in sorted(bundle.path.glob("*.onnx"))]
-        paths = {graph: bundle.path / f"{graph}.onnx" for graph in graphs}
-        seldom = [graph for graph in graphs if graph != "denoiser"]
+        paths = {graph: bundle.path / file for graph, file in graph_files(bundle, precision).items()}
+        seldom = [graph for graph in paths if graph != "denoiser"]
         self._sessions = Sessions(paths, device, threads, bundle.manifest.buckets, shared=seldom)
         self.buckets = self._sessions.buckets(CPU_ROWS_A_CORE)
         self.slots = SLOTS_A_ROW * self.buckets[-1]

@@ -19,6 +19,7 @@ import numpy as np
 from safetensors import safe_open
 
 from impasto.denoising import refuse_denoising
+from impasto.engine.backend import named
 from impasto.engine.label_map import Palette
 from impasto.engine.latents import latent_of
 from impasto.engine.picture import Floats, PictureRequest, Pixels, check_seed, fingerprint, refuse_pictures
@@ -28,6 +29,7 @@ from impasto.engine.tiling import Tiling
 from impasto.engine.warm_up import warm_up
 from impasto.errors import BackendUnavailable, InvalidRequest
 from impasto.export.bundle import WEIGHTS, Bundle
+from impasto.export.plans import graph_files
 from impasto.images.pixels import Bytes
 
 T = TypeVar("T")
@@ -146,19 +148,21 @@ class LabelPainter:
 class ImageToImageEngine:
     """Runs `translator` or `painter` of a bundle. Safe to call from several threads."""
 
+    lanes = 0
+
     def __init__(self, bundle: Bundle, backend: str, precision: str, device: str, threads: int | None) -> None:
-        if backend != "onnxruntime" or precision != "fp32":
-            found = f"backend {backend!r} and precision {precision!r}"
-            raise BackendUnavailable(f"found {found}; image-to-image models run on onnxruntime in fp32")
+        if backend != "onnxruntime":
+            raise BackendUnavailable(f"backend: found {backend!r}; image-to-image models run on onnxruntime")
         manifest = self.manifest = bundle.manifest
         self.digest = manifest.digest
-        self.backend = backend
+        self.backend = named(backend, precision)
         self.device = device
         settings = manifest.defaults
         self._tiling = Tiling(int(settings["tile"]), int(settings["overlap"]), int(settings["multiple"]))
         self._z_dim = int(manifest.config.get("z_dim", 0))
         graph = LabelPainter.graph if "classes" in manifest.config else Residual.graph
-        self._sessions = Sessions({graph: bundle.path / f"{graph}.onnx"}, device, threads, manifest.buckets)
+        file = graph_files(bundle, precision)[graph]
+        self._sessions = Sessions({graph: bundle.path / file}, device, threads, manifest.buckets)
         self._network: Network = (
             LabelPainter(_palette(bundle), self._z_dim)
             if graph == LabelPainter.graph

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from impasto.denoising import refuse_denoising
-from impasto.engine.backend import Backend, open_backend
+from impasto.engine.backend import Backend, named, open_backend
 from impasto.engine.classes import Classes, check_values
 from impasto.engine.latents import check_psi, latent_of
 from impasto.engine.picture import PICTURES, Floats, PictureRequest, Pixels, check_seed, fingerprint, refuse_pictures
@@ -45,7 +45,7 @@ class LatentGenerator:
         manifest = self.manifest = bundle.manifest
         self.digest = manifest.digest
         self.device = device
-        self.backend = backend
+        self.backend = named(backend, precision)
         self.buckets = manifest.buckets
         shapes = self._shapes = {spec.name: spec.shape[1:] for spec in manifest.inputs}
         (self._z_dim,) = shapes["z"]
@@ -54,11 +54,13 @@ class LatentGenerator:
         self._default_psi = float(manifest.defaults.get("psi", 1.0))
         self._default_blend = float(manifest.defaults.get("blend", 0.5))
         self._backend: Backend = open_backend(backend, bundle, precision, device, threads)
+        self.lanes = self._backend.lanes
 
     def check(self, request: PictureRequest) -> None:
         for attribute, field in _OF_OTHER_MODELS:
             if (found := getattr(request, attribute)) is not None:
-                raise InvalidRequest(field, "values" if attribute == "ws" else found, "nothing; this model has none")
+                shown = {"ws": "values", "mix": "one"}.get(attribute, found)
+                raise InvalidRequest(field, shown, "nothing; this model has none")
         refuse_denoising(request.denoising)
         if refused := [field for field in PICTURES if field not in self._shapes]:
             refuse_pictures(request, *refused)

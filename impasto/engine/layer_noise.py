@@ -20,7 +20,9 @@ class Noise:
     stored: Floats
 
     def rows(self) -> Floats:
-        """The values, [N, noise_size]."""
+        """The values, [N, noise_size]; not to be written to."""
+        if self.modes == ("const",):
+            return self.stored[None]
         rows = np.zeros((len(self.modes), len(self.stored)), np.float32)
         for row, mode, seed in zip(rows, self.modes, self.seeds, strict=True):
             if mode == "const":

@@ -33,6 +33,7 @@ class NullEngine:
     """Gives the same uint8 picture for every seed."""
 
     backend = "null"
+    lanes = 0
 
     def __init__(self, bundle: Bundle, device: str = "cpu") -> None:
         self.manifest = bundle.manifest

@@ -1,8 +1,8 @@
 """The onnxruntime backend: a bundle's ONNX graphs on the CPU or a CUDA device, there also through its own TensorRT.
 
 On a CPU a picture costs the same alone as in a batch, and splitting one picture over all cores gains less than giving
-each core its own. So a single row runs on all cores, and several rows run side by side, one core each; both give the
-same bytes (the engine checks that while it warms up). On CUDA rows run in padded buckets.
+each core its own. So a row that has the machine to itself runs on all cores, and several rows run side by side, one
+core each; both give the same bytes (the engine checks that while it warms up). On CUDA rows run in padded buckets.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import onnxruntime
 from impasto.engine.backend import Feeds, in_buckets
 from impasto.engine.backend import available_cores as available_cores
 from impasto.engine.bound_session import BoundSession, Value
+from impasto.engine.company import Company
 from impasto.engine.layer_noise import Noise
 from impasto.engine.picture import Floats, Pixels
 from impasto.errors import BackendUnavailable, BundleError
@@ -37,7 +38,9 @@ class OnnxRuntimeBackend:
     ) -> None:
         self._buckets = bundle.manifest.buckets
         self._on_cpu = device == "cpu"
+        self._company = Company()
         cores = threads or available_cores()
+        self.lanes = cores if self._on_cpu else 0
         paths = {graph: bundle.path / name for graph, name in graph_files(bundle, precision).items()}
         providers = {
             graph: tensorrt_provider_of(device, bundle, path) if with_tensorrt else provider_of(device)
@@ -62,11 +65,12 @@ class OnnxRuntimeBackend:
         if not self._on_cpu:
             return in_buckets(lambda batch: _first(self._bound[graph].run(batch)), feeds, self._buckets)
         rows = [{name: values[i : i + 1] for name, values in feeds.items()} for i in range(_rows(feeds))]
-        if len(rows) == 1:
-            return _run(self._whole[graph], rows[0])
         if self._pool is None or self._single is None:
-            return np.concatenate([_run(self._whole[graph], row) for row in rows])
+            return _joined([_run(self._whole[graph], row) for row in rows])
         session = self._single[graph]
+        if len(rows) == 1:
+            with self._company as alone:
+                return _run(self._whole[graph] if alone else session, rows[0])
         return np.concatenate(list(self._pool.map(lambda row: _run(session, row), rows)))
 
     def pictures(self, ws: Floats, noise: Noise) -> list[Pixels]:
@@ -93,6 +97,8 @@ def open_session(path: Path, provider: Provider, threads: int) -> onnxruntime.In
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    # Threads that wait busily for the next run would take the cores of the rows beside this one.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         session = onnxruntime.InferenceSession(path, options, providers=_with_helper(provider), enable_fallback=0)
     except Exception as error:  # onnxruntime's own errors have no common base
@@ -166,6 +172,10 @@ def _first(outputs: dict[str, Value]) -> Floats:
 def _run(session: onnxruntime.InferenceSession, feeds: Feeds) -> Floats:
     result: Floats = session.run(None, dict(feeds))[0]
     return result
+
+
+def _joined(results: list[Floats]) -> Floats:
+    return results[0] if len(results) == 1 else np.concatenate(results)
 
 
 def _rows(feeds: Feeds) -> int:

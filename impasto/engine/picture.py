@@ -125,13 +125,18 @@ class Pixels:
 
 
 class Engine(Protocol):
-    """A model on a device. `run` may be called from several threads at once; the rest before or after."""
+    """A model on a device. `run` may be called from several threads at once; the rest before or after.
+
+    `lanes` is how many rows to run at the same time, each in a call of its own; 0 where the rows of a batch gain from
+    one call.
+    """
 
     manifest: Manifest
     digest: str
     backend: str
     device: str
     buckets: tuple[int, ...]
+    lanes: int
 
     def check(self, request: PictureRequest) -> None:
         """Raise InvalidRequest if this model cannot make that picture. Cheap; callable from any thread."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from impasto.engine.backend import BACKENDS as BACKENDS
+from impasto.engine.backend import backends_of
 from impasto.engine.picture import Engine
 from impasto.errors import BackendUnavailable, BundleError
 from impasto.export.bundle import Bundle
 from impasto.generators.families import FAMILIES
 
 DEFAULT_BACKEND = "onnxruntime"
-PRECISIONS = ("fp32", "bf16", "fp16", "int8")
-"""In what the convolutions of a model are computed."""
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "fp8")
+"""In what the products of a model are computed."""
 
 
 def open_engine(
@@ -34,15 +35,19 @@ def open_engine(
     precision = precision or PRECISIONS[0]
     if precision not in PRECISIONS:
         raise BackendUnavailable(f"precision: found {precision!r}; allowed is one of {', '.join(PRECISIONS)}")
-    name = backend or _usual_backend(precision, device)
+    name = backend or _usual_backend(bundle.manifest.family, precision, device)
+    if precision == "bf16" and device == "cpu" and name.startswith("onnxruntime"):
+        remedy = "backend torch" if bundle.manifest.family == "stylegan2" else "precision fp16"
+        raise BackendUnavailable(f"precision: onnxruntime has no bf16 convolutions on a CPU; remedy: {remedy}")
     if name == "tensorrt":
         return _open_tensorrt(bundle, precision, device, threads)
     return _open(bundle, name, precision, device, threads)
 
 
-def _usual_backend(precision: str, device: str) -> str:
+def _usual_backend(family: str, precision: str, device: str) -> str:
     """torch for 16 bits where it computes in them, onnxruntime for the rest."""
-    return "torch" if precision == "bf16" or (precision == "fp16" and device != "cpu") else DEFAULT_BACKEND
+    in_halves = precision == "bf16" or (precision == "fp16" and device != "cpu")
+    return "torch" if family == "stylegan2" and in_halves else DEFAULT_BACKEND
 
 
 def _open_tensorrt(bundle: Bundle, precision: str, device: str, threads: int | None) -> Engine:
@@ -51,7 +56,7 @@ def _open_tensorrt(bundle: Bundle, precision: str, device: str, threads: int | N
     from impasto.export.plans import open_builder
 
     family = bundle.manifest.family
-    if family not in ("stylegan2", "stylegan3") and FAMILIES.get(family) != "latent":
+    if "tensorrt" not in backends_of(family):
         raise BackendUnavailable(f"backend: found 'tensorrt'; models of the family {family} run on onnxruntime")
 
     def opened(backend: str, precision: str, device: str) -> Engine:
@@ -85,8 +90,6 @@ def _open(bundle: Bundle, name: str, precision: str, device: str, threads: int |
     if family == "diffusion":
         from impasto.engine.diffusion import DiffusionEngine
 
-        if precision != PRECISIONS[0]:
-            raise BackendUnavailable(f"precision: found {precision!r}; diffusion models run in {PRECISIONS[0]}")
-        return DiffusionEngine(bundle, name, device, threads)
+        return DiffusionEngine(bundle, name, precision, device, threads)
     known = ", ".join(sorted([*FAMILIES, "diffusion", "null", "stylegan2", "stylegan3"]))
     raise BundleError(f"{bundle.path}: family: found {family!r}; this version runs {known}")

@@ -110,6 +110,8 @@ def most_pixels(manifest: Manifest) -> int:
 
 def made_size(manifest: Manifest, wanted: Denoising | None, image: Bytes | None) -> Size:
     """That of the picture which a request gets, of a model that makes several sizes or its image's; else the usual."""
+    if wanted is None and image is None:
+        return Size(manifest.width, manifest.height)
     sizes = Sizes.of(manifest)
     free = any(-1 in spec.shape[1:] for spec in manifest.outputs)
     return sizes.asked(wanted, image) if free or sizes.sides else sizes.usual

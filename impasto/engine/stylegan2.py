@@ -9,7 +9,7 @@ import numpy as np
 from safetensors import safe_open
 
 from impasto.denoising import refuse_denoising
-from impasto.engine.backend import Backend, open_backend
+from impasto.engine.backend import Backend, named, open_backend
 from impasto.engine.latents import Latents
 from impasto.engine.layer_noise import Noise
 from impasto.engine.picture import NOISE_MODES, Floats, NoiseMode, PictureRequest, Pixels, refuse_pictures
@@ -26,14 +26,14 @@ class StyleGAN2Engine:
         self.manifest = bundle.manifest
         self.digest = bundle.manifest.digest
         self.device = device
-        # Its name stands for its bytes, which differ by precision.
-        self.backend = backend if precision == "fp32" else f"{backend}-{precision}"
+        self.backend = named(backend, precision)
         self.buckets = bundle.manifest.buckets
         self.config = StyleGAN2Config(**bundle.manifest.config)
         self._default_noise: NoiseMode = bundle.manifest.defaults.get("noise_mode", "const")
         self._latents = Latents(self.config, float(bundle.manifest.defaults.get("psi", 1.0)))
         self._stored_noise = _stored_noise(bundle, self.config)
         self._backend: Backend = open_backend(backend, bundle, precision, device, threads)
+        self.lanes = self._backend.lanes
 
     def check(self, request: PictureRequest) -> None:
         self._latents.check(request)

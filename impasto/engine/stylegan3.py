@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from impasto.denoising import refuse_denoising
-from impasto.engine.backend import Backend, open_backend
+from impasto.engine.backend import Backend, named, open_backend
 from impasto.engine.latents import Latents
 from impasto.engine.picture import Floats, PictureRequest, Pixels, refuse_pictures
 from impasto.engine.warm_up import warm_up
@@ -28,11 +28,12 @@ class StyleGAN3Engine:
         self.manifest = bundle.manifest
         self.digest = bundle.manifest.digest
         self.device = device
-        self.backend = backend
+        self.backend = named(backend, precision)
         self.buckets = bundle.manifest.buckets
         self.config = StyleGAN3Config(**bundle.manifest.config)
         self._latents = Latents(self.config, float(bundle.manifest.defaults.get("psi", 1.0)))
         self._backend: Backend = open_backend(backend, bundle, precision, device, threads)
+        self.lanes = self._backend.lanes
 
     def check(self, request: PictureRequest) -> None:
         self._latents.check(request)

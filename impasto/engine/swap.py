@@ -38,6 +38,7 @@ class SwappingEngine:
         self.backend = first.backend
         self.device = first.device
         self.buckets = first.buckets
+        self.lanes = first.lanes
         self._held = _Held(first)
         self._prepare = prepare
         self._changed = threading.Condition()
@@ -93,7 +94,7 @@ class SwappingEngine:
             before = self._held
             if not closed:
                 self._held = _Held(better)
-                self.backend, self.device = better.backend, better.device
+                self.backend, self.device, self.lanes = better.backend, better.device, better.lanes
         if closed:
             return better.close()
         log.info("%s now runs on %s", self.manifest.name, self.backend)

@@ -52,6 +52,7 @@ class CpuBackend:
     """Networks by the names of the bundle's graphs, each row by itself: one on all cores, several side by side."""
 
     def __init__(self, networks: dict[str, torch.nn.Module], cores: int) -> None:
+        self.lanes = cores
         self._networks = networks
         self._cores = Cores(cores)
 

@@ -66,13 +66,19 @@ class Parity(_Strict):
 
 class Lowered(_Strict):
     """How near a graph of lower precision is to the float32 one: dB over a peak of 2, the least of all pictures and
-    their mean, the least SSIM, and what was required."""
+    their mean, the least SSIM, and what was required.
 
+    `output` names the graph and its output where that is no picture; it is scaled to [-1, 1] first. `kept` are layers
+    that stayed in float32 because they would have added most to the difference.
+    """
+
+    output: str = "image_float"
     psnr_db: float
     mean_psnr_db: float
     ssim: float
     pictures: int
     least_psnr_db: float
+    kept: tuple[str, ...] = ()
 
 
 class Manifest(_Strict):

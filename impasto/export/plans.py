@@ -86,6 +86,12 @@ def load_plans(bundle: Bundle, precision: str, target: Target) -> dict[str, byte
     return found if len(found) == len(plans) else None
 
 
+def missing_plans(bundle: Bundle, precision: str, options: BuildOptions, target: Target) -> list[str]:
+    """The graphs of which the store has no plan that was built so for this machine."""
+    store = store_of(bundle)
+    return [graph for graph, key in keys_of(bundle, precision, options, target).items() if store.load(key) is None]
+
+
 def build_plans(
     bundle: Bundle,
     precision: str,
@@ -105,11 +111,10 @@ def build_plans(
     keys = keys_of(bundle, precision, options, builder.target)
     files = graph_files(bundle, precision)
     plugins = plugin_graphs(bundle, precision) if options.plugins else {}
-    for graph, key in keys.items():
-        if store.load(key) is not None:
-            continue
+    for graph in missing_plans(bundle, precision, options, builder.target):
         if cancelled():
             raise Cancelled("the build was cancelled")
+        key = keys[graph]
         path = bundle.path / files[graph]
         content = _with_plugins(bundle, precision, files[graph]) if graph in plugins else path.read_bytes()
         plan = _refitted(bundle, key, content, path, builder, options) if options.refit else None

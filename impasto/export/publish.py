@@ -22,7 +22,7 @@ from impasto.generators.checkpoints import Checkpoint
 from impasto.generators.families import FAMILIES, family_of
 from impasto.generators.stylegan2 import StyleGAN2
 from impasto.generators.stylegan2_config import StyleGAN2Config
-from impasto.generators.stylegan2_frozen import FrozenSynthesis
+from impasto.generators.stylegan2_graph import graph_synthesis
 from impasto.generators.stylegan3_config import StyleGAN3Config
 
 Report = Callable[[str], None]
@@ -133,8 +133,8 @@ def _publish(family: str, config: Any, tensors: Mapping[str, Tensor], name: str,
 def _export_synthesis(generator: StyleGAN2, folder: Path) -> None:
     config = generator.config
     example = [torch.randn(2, config.num_ws, config.w_dim), torch.randn(2, config.noise_size)]
-    frozen = FrozenSynthesis(generator.synthesis)
-    export_graph(frozen, example, ["ws", "noise"], ["image_float"], folder / "synthesis.onnx")
+    graph = graph_synthesis(generator.synthesis)
+    export_graph(graph, example, ["ws", "noise"], ["image_float"], folder / "synthesis.onnx")
 
 
 def _measure_parity(generator: StyleGAN2, folder: Path) -> list[Parity]:

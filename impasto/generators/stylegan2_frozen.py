@@ -6,7 +6,7 @@ A layer's output y = lrelu(d ⊙ conv(x ⊙ s) + noise·strength + b)·√2 is c
 
 since leaky ReLU commutes with a positive factor. Features travel as h; the factor d joins the next layer's styles, so
 that a layer scales its input once and never its output. The second term is one small matrix product.
-Every convolution weight is a constant, and the batch is free: the form that is exported to ONNX.
+Every convolution weight is a constant, and the batch is free, as ONNX wants it; `stylegan2_graph` is the form for CPUs.
 """
 
 from __future__ import annotations
@@ -58,9 +58,7 @@ class FrozenSynthesis(nn.Module):
                 setattr(self, f"b{resolution}_conv0", FrozenLayer(block.conv0))
             setattr(self, f"b{resolution}_conv1", FrozenLayer(block.conv1))
             setattr(self, f"b{resolution}_torgb", FrozenToRGB(block.torgb, resolution))
-        taps = upfirdn.binomial_filter()
-        skip = (torch.outer(taps, taps) * 4.0).expand(self.config.img_channels, 1, -1, -1)
-        self.register_buffer("skip", skip.clone())
+        self.register_buffer("skip", blur(self.config.img_channels))
 
     def forward(self, ws: Tensor, noise: Tensor) -> Tensor:
         maps = iter(split_noise(noise, self.config))
@@ -90,28 +88,18 @@ class FrozenLayer(nn.Module):
 
     def __init__(self, layer: SynthesisLayer):
         super().__init__()
-        self.up = layer.up
         self.clamp = layer.clamp
         weight = layer.weight.detach()
         constants(self, "affine", *layer.affine.scaled())
         self.register_buffer("squares", modulated_conv.squared_weights(weight).t().contiguous())
-        folded = weight * bias_act.GAIN
-        self.register_buffer("weight", folded.transpose(0, 1).contiguous() if layer.up else folded)
+        self.convolution = (UpConvolution if layer.up else Convolution)(weight * bias_act.GAIN)
         strength = layer.noise_strength.detach().expand_as(layer.bias)
         self.register_buffer("noise_and_bias", torch.stack([strength, layer.bias.detach()], dim=1) * bias_act.GAIN)
-        if layer.up:
-            taps = upfirdn.binomial_filter()
-            self.register_buffer("blur", (torch.outer(taps, taps) * 4.0).expand(weight.shape[0], 1, -1, -1).clone())
 
     def forward(self, h: Tensor, scale: Tensor, w: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         styles = product(self, "affine", w)
         demodulation = (styles.square() @ self.get_buffer("squares") + modulated_conv.EPSILON).rsqrt()
-        x = h * (styles * scale)[:, :, None, None]
-        if self.up:
-            x = functional.conv_transpose2d(x, self.get_buffer("weight"), stride=2)
-            x = functional.conv2d(x, self.get_buffer("blur"), padding=1, groups=x.shape[1])
-        else:
-            x = functional.conv2d(x, self.get_buffer("weight"), padding=1)
+        x = self.convolution(h * (styles * scale)[:, :, None, None])
         rows = noise.flatten(2)
         rows = torch.cat([rows, torch.ones_like(rows)], dim=1)
         offset = torch.matmul(self.get_buffer("noise_and_bias") / demodulation[:, :, None], rows)
@@ -120,6 +108,30 @@ class FrozenLayer(nn.Module):
             bound = (self.clamp / demodulation)[:, :, None, None]
             h = torch.minimum(torch.maximum(h, -bound), bound)
         return h, demodulation
+
+
+class Convolution(nn.Module):
+    """x [N, I, H, W] with a weight [O, I, 3, 3], same padding → [N, O, H, W]."""
+
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        self.register_buffer("weight", weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.conv2d(x, self.get_buffer("weight"), padding=1)
+
+
+class UpConvolution(nn.Module):
+    """x [N, I, H, W] with a weight [O, I, 3, 3], transposed of stride 2, then the binomial filter → [N, O, 2H, 2W]."""
+
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        self.register_buffer("weight", weight.transpose(0, 1).contiguous())
+        self.register_buffer("blur", blur(weight.shape[0]).to(weight.dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.conv_transpose2d(x, self.get_buffer("weight"), stride=2)
+        return functional.conv2d(x, self.get_buffer("blur"), padding=1, groups=x.shape[1])
 
 
 class FrozenToRGB(nn.Module):
@@ -146,6 +158,12 @@ class FrozenToRGB(nn.Module):
             rgb = functional.conv2d(h * styles[:, :, None, None], weight)
         rgb = rgb + self.get_buffer("bias")
         return rgb if self.clamp is None else rgb.clamp(-self.clamp, self.clamp)
+
+
+def blur(channels: int) -> Tensor:
+    """The depthwise weight [channels, 1, 4, 4] of the binomial filter, with the gain of up-sampling by two."""
+    taps = upfirdn.binomial_filter()
+    return (torch.outer(taps, taps) * 4.0).repeat(channels, 1, 1, 1)
 
 
 def constants(module: nn.Module, name: str, weight: Tensor, bias: Tensor) -> None:

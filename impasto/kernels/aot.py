@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 """Compute capabilities, times ten, that kernels are compiled for."""
 HIDDEN = ("global_scratch", "profile_scratch")
+ENOUGH_REGISTERS = 128
+"""Of a thread: what a kernel that would spill some may have instead."""
 MANIFEST = "manifest.json"
 HEADER = "impasto_kernels.h"
 
@@ -70,6 +72,8 @@ class Cubin:
     """Dynamic shared memory, in bytes."""
     registers: int | None
     """Of a thread; None where nothing tells."""
+    local_memory: int | None
+    """Of a thread, in bytes: 0 if no register is spilled; None where nothing tells."""
     arguments: tuple[Argument, ...]
     source_hash: str
     """Triton's digest of the kernel's source and of all that it calls."""
@@ -173,18 +177,25 @@ def _compile(spec: Spec, architecture: int) -> Cubin:
         "num_stages": spec.num_stages,
         "enable_fp_fusion": spec.enable_fp_fusion,
     }
-    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
-    metadata, image = compiled.metadata, compiled.asm["cubin"]
+    target = GPUTarget("cuda", architecture, 32)
+    compiled = triton.compile(source, target=target, options=options)
+    registers, local_memory = _usage(compiled.asm["cubin"])
+    if local_memory:
+        # Left alone, the assembler spills a few bytes so that one more block fits on a multiprocessor.
+        compiled = triton.compile(source, target=target, options=options | {"maxnreg": ENOUGH_REGISTERS})
+        registers, local_memory = _usage(compiled.asm["cubin"])
+    metadata = compiled.metadata
     if metadata.global_scratch_size or metadata.profile_scratch_size:
         raise ValueError(f"{spec.name}: found a kernel that needs scratch memory; allowed are those that need none")
     return Cubin(
         spec,
         architecture,
-        image,
+        compiled.asm["cubin"],
         metadata.name,
         metadata.num_warps,
         metadata.shared,
-        _registers(image),
+        registers,
+        local_memory,
         arguments,
         function.cache_key,
     )
@@ -208,7 +219,8 @@ def _arguments(function: Any, spec: Spec) -> tuple[Argument, ...]:
     )
 
 
-def _registers(image: bytes) -> int | None:
+def _usage(image: bytes) -> tuple[int | None, int | None]:
+    """Registers and bytes of local memory."""
     from triton import knobs
 
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -218,9 +230,9 @@ def _registers(image: bytes) -> int | None:
             command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
             usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         except (RuntimeError, OSError, subprocess.CalledProcessError):
-            return None
-    found = re.findall(r"REG:(\d+)", usage)
-    return int(found[-1]) if found else None
+            return None, None
+    found = re.findall(r"REG:(\d+) STACK:(\d+)", usage)
+    return (int(found[-1][0]), int(found[-1][1])) if found else (None, None)
 
 
 def _write(out: Path, cubins: Sequence[Cubin], version: str) -> None:
@@ -270,6 +282,7 @@ def _entry(group: Sequence[Cubin]) -> dict[str, Any]:
                 "num_warps": cubin.num_warps,
                 "dynamic_shared_memory": cubin.shared,
                 "registers": cubin.registers,
+                "local_memory": cubin.local_memory,
             }
             for cubin in group
         ],

@@ -73,7 +73,7 @@ def _styles_kernel(
     ws: tl.tensor,  # float32 [N, num_ws, K]
     weight: tl.tensor,  # float32 [ΣI, K]
     bias: tl.tensor,  # float32 [ΣI]
-    rows: tl.tensor,  # int32 [L, 4]
+    rows: tl.tensor,  # int32 [L, 4], of each layer: first row of the weight, rows, index in ws, 1 to normalise
     out: tl.tensor,  # float32: [N, I] of each layer, one after the other
     num_ws: tl.tensor,
     features: tl.tensor,

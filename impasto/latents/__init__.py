@@ -2,7 +2,7 @@
 
 from impasto.latents import Space, through
 
-space = Space.of_z(generator.engine.manifest)
+space = Space.of_inputs(generator.engine.manifest.inputs, seed=0)
 keys = [space.of_seed(seed) for seed in (1, 2, 3)]
 for point in through(keys, frames=120, closed=True):
     [picture] = generator.generate(**space.parameters([point]))

@@ -20,6 +20,12 @@ PERCENTILES = (0, 50, 90, 99, 99.9, 99.99, 99.999)
 SHARE_TO_NAME = 0.12
 """Of a bar, from which on a part has room for its figure."""
 
+CLIENT = STAGES[0]
+"""The stage that needs no word of the server."""
+FEWEST_PLACES = 4
+"""Of batch sizes on an axis, so that no bar is as wide as the figure."""
+ALONE = 9.0
+"""Size of the marker of a point that no line leads to."""
 LABEL_LENGTH = 54
 """Of a series' name inside a figure."""
 
@@ -93,8 +99,9 @@ def distribution_panel(family: Family, workload: Workload, name: str) -> Panel |
 
 
 def stages_panel(family: Family, workload: Workload, name: str) -> Panel | None:
-    """Where the mean latency goes."""
-    rows = [(one, means) for one, run in _measured(family, workload) if sum((means := _stage_means(run)).values()) > 0]
+    """Where the mean latency goes, of those whose server tells: what passes in the client alone is no share of it."""
+    means = [(one, _stage_means(run)) for one, run in _measured(family, workload)]
+    rows = [(one, told) for one, told in means if sum(told.values()) > told[CLIENT]]
     if not rows:
         return None
     svg = plot.drawn(lambda canvas: _draw_stages(canvas, rows), name, 46 + 46 * len(rows), left=14, top=6)
@@ -111,15 +118,24 @@ def batches_panel(family: Family, workload: Workload, name: str) -> Panel | None
     return Panel("Batches that formed", svg, _keys(rows), f"Share of executions: {workload.title}.")
 
 
-def telling(family: Family) -> Workload:
-    """The workload of a family that shows the most: that of most series, unharmed, and the heaviest of those."""
+def telling(family: Family, series: Series | None = None) -> Workload:
+    """The workload of a family, or of one series, that shows the most: that of most series, unharmed, the heaviest."""
 
     def worth(workload: Workload) -> tuple[int, bool, float, int, int]:
         runs = [run for _, run in _measured(family, workload)]
         unharmed = all(repeat.rejected == repeat.failed == 0 for run in runs for repeat in run.repeats)
         return len(runs), unharmed, workload.load.rate or 0, workload.batch or 0, workload.load.concurrency or 0
 
-    return max(family.workloads, key=worth)
+    return max((of for of in family.workloads if series is None or of in series.runs), key=worth)
+
+
+def headlines(family: Family) -> list[Workload]:
+    """The telling workload, and those that tell of the series which it does not."""
+    found = [telling(family)]
+    for one in family.series:
+        if not any(workload in one.runs for workload in found):
+            found.append(telling(family, one))
+    return found
 
 
 Line = tuple[Series, list[tuple[float, Run]]]
@@ -163,7 +179,10 @@ def _draw_rates(canvas: plot.Canvas, lines: Sequence[Line], metric: Metric) -> N
         lows, highs = [value.low for _, value in points], [value.high for _, value in points]
         canvas.axes.fill_between(rates, lows, highs, color=color, alpha=0.18, linewidth=0)
         words = [f"{one.label}\n{rate:g} requests/s: {said(value, 'ms')}" for rate, value in points]
-        canvas.points(one.index, rates, [value.median for _, value in points], words)
+        alone: dict[str, float] = {"markersize": ALONE} if len(points) == 1 else {}
+        if alone:
+            canvas.axes.vlines(rates, lows, highs, color=color, linewidth=4, alpha=0.35)
+        canvas.points(one.index, rates, [value.median for _, value in points], words, **alone)
     plot.log_axis(canvas.axes, "y")
     canvas.axes.set_xlim(left=0)
     plot.labels(canvas.axes, "offered rate, requests/s", f"{metric.name}, ms")
@@ -289,5 +308,7 @@ def _draw_batches(canvas: plot.Canvas, rows: Sequence[tuple[Series, dict[int, fl
             canvas.tip(bar, f"{one.label}\nbatches of {size}: {100 * share:.1f} %")
     step = math.ceil(len(sizes) / 16)
     canvas.axes.set_xticks(range(0, len(sizes), step), [str(size) for size in sizes[::step]])
+    middle, half = (len(sizes) - 1) / 2, max(len(sizes), FEWEST_PLACES) / 2
+    canvas.axes.set_xlim(middle - half, middle + half)
     canvas.axes.grid(axis="x", visible=False)
     plot.labels(canvas.axes, "pictures in a batch", "executions, %")

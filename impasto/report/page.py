@@ -39,7 +39,7 @@ def render(inputs: Inputs) -> str:
         style=Markup((package / "page.css").read_text(encoding="utf-8")),
         version=impasto.__version__,
         sources=sources(inputs, found, columns),
-        headlines=[headline(family, figures.telling(family)) for family in found],
+        headlines=[headline(family, workload) for family in found for workload in figures.headlines(family)],
         metrics=HEADLINES,
         markers=plot.MARKERS,
         sections=sections(inputs),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from impasto.bench.result import Load, MixEntry, Result, Run
@@ -111,26 +111,31 @@ class Family:
 def families(results: Sequence[tuple[str, Result]]) -> tuple[Family, ...]:
     """What the files hold, in the order in which it first occurs.
 
-    A file that has one series in a family has the same colour in all of those.
+    A file that has one series in a family has the same colour in all of those. Where the files hold several systems,
+    each series is named by its own, and a system that has one series in a family has the same colour in all of those:
+    no line must seem to be another system's.
     """
+    systems = list(dict.fromkeys(run.system for _, result in results for run in result.runs))
     found: dict[Workload, dict[Attributes, dict[Workload, Run]]] = {}
     for place, (file, result) in enumerate(results):
         for run in result.runs:
             workload = Workload.of(run)
             attributes = (("place", str(place)), *_attributes(result, run), ("file", file))
             found.setdefault(workload.family, {}).setdefault(attributes, {})[workload] = run
-    return tuple(_family(key.family_title, groups) for key, groups in found.items())
+    return tuple(_family(key.family_title, groups, systems) for key, groups in found.items())
 
 
 Attributes = tuple[tuple[str, str], ...]
 """What makes a series, by name: what a reader looks for first comes first."""
 
 
-def _family(title: str, groups: Mapping[Attributes, Mapping[Workload, Run]]) -> Family:
+def _family(title: str, groups: Mapping[Attributes, Mapping[Workload, Run]], systems: Sequence[str]) -> Family:
     attributes = [dict(key) for key in groups]
     places = [int(one["place"]) for one in attributes]
-    indices = places if len(set(places)) == len(places) else range(len(places))
-    rows = zip(indices, _labels(attributes), places, groups.values(), strict=True)
+    several = len(systems) > 1
+    owners = [systems.index(one["system"]) for one in attributes] if several else places
+    indices = owners if len(set(owners)) == len(owners) else range(len(owners))
+    rows = zip(indices, _labels(attributes, {"system"} if several else set()), places, groups.values(), strict=True)
     workloads = sorted({workload for runs in groups.values() for workload in runs}, key=_weight)
     return Family(title, tuple(workloads), tuple(Series(*row) for row in rows))
 
@@ -145,12 +150,14 @@ def _attributes(result: Result, run: Run) -> Attributes:
     return ("machine", machine), ("commit", result.commit[:9]), ("system", run.system), ("via", run.protocol), *settings
 
 
-def _labels(attributes: Sequence[Mapping[str, str]]) -> list[str]:
-    """For each series what differs between them, or the machine; files where that tells some not apart."""
+def _labels(attributes: Sequence[Mapping[str, str]], always: Set[str]) -> list[str]:
+    """For each series what differs between them and what is `always` told, or the machine; files where that tells some
+    not apart."""
     names = [
         name for name in dict.fromkeys(name for one in attributes for name in one) if name not in ("place", "file")
     ]
-    telling = [name for name in names if len({one.get(name) for one in attributes}) > 1] or names[:1]
+    differing = {name for name in names if len({one.get(name) for one in attributes}) > 1}
+    telling = [name for name in names if name in differing | always] or names[:1]
     labels = [" · ".join(one[name] for name in telling if one.get(name)) for one in attributes]
     if len(set(labels)) == len(labels):
         return labels

@@ -11,7 +11,7 @@ def tick(value: float) -> str:
     """A number for an axis: three digits that count, thousands apart, no exponent unless it is tiny."""
     if abs(value) >= 100:
         return f"{value:,.0f}".replace(",", "\u202f")
-    return f"{value:.3g}" if value == 0 or abs(value) >= 0.001 else f"{value:.1e}"
+    return f"{value:.3g}" if value == 0 or abs(value) >= 0.0001 else f"{value:.1e}"
 
 
 def number(value: float) -> str:

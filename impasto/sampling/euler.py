@@ -31,26 +31,25 @@ def euler_a(course: Course) -> list[Call]:
 def heun(course: Course) -> list[Call]:
     """x' = x + (s' − s)/2·(n̂ + n̂'), n̂' from a second call at the end of an Euler step; one call where s' = 0.
 
-    n̂ = (x − y₀)/s from the image as `clip` limits it.
+    With `clip`, n̂ = (x − y₀)/s from the image as it limits it.
     """
     calls = []
     for now, after in itertools.pairwise(course.levels):
-        s, end = now.ratio, after.ratio
-        half = (end - s) / (2.0 * s)
+        whole = after.ratio - now.ratio
+        again = after.ratio > 0.0
+        terms, of_state, of_current = _slope(course, now)
         first = Row(
-            **course.image_of_exploding(now),
-            state=end / s,
-            current=1.0 - end / s,
-            save_state=1.0 + half if end > 0.0 else 0.0,
-            save_current=-half if end > 0.0 else 0.0,
-            clamp=course.options.clip,
+            **terms,
+            state=1.0 + whole * of_state,
+            current=whole * of_current,
+            save_state=1.0 + 0.5 * whole * of_state if again else 0.0,
+            save_current=0.5 * whole * of_current if again else 0.0,
             push=0.0,
         )
         calls.append(Call(now, first))
-        if end > 0.0:
-            half = (end - s) / (2.0 * end)
-            image = course.image_of_exploding(after)
-            second = Row(**image, saved=1.0, state=half, current=-half, clamp=course.options.clip, push=0.0)
+        if again:
+            terms, of_state, of_current = _slope(course, after)
+            second = Row(**terms, saved=1.0, state=0.5 * whole * of_state, current=0.5 * whole * of_current, push=0.0)
             calls.append(Call(after, second))
     return calls
 
@@ -83,3 +82,13 @@ def _towards(course: Course, now: NoiseLevel, end: float, noise: float = 0.0) ->
         noise=noise,
         push=0.0,
     )
+
+
+def _slope(course: Course, level: NoiseLevel) -> tuple[dict[str, float], float, float]:
+    """The row's cells that make y₀, the output or the limited image; and a and b of n̂ = a·x + b·y₀."""
+    if course.options.clip < math.inf:
+        cells = {**course.image_of_exploding(level), "clamp": course.options.clip}
+        return cells, 1.0 / level.ratio, -1.0 / level.ratio
+    # Not by way of the image, since x − (x − s·n̂) keeps few digits of n̂ where s is small.
+    of_state, of_output = level.noise(course.schedule.prediction)
+    return {}, of_state * level.alpha, of_output

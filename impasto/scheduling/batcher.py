@@ -102,7 +102,8 @@ class DynamicBatcher(Generic[T]):
 
     def expire(self) -> list[Ticket[T]]:
         """Remove and return the rows whose deadline has passed or cannot be met any more."""
-        self._drop_late(self._clock())
+        if self._deadlines:
+            self._drop_late(self._clock())
         if not self._late:
             return []
         late = list(self._late)
@@ -114,6 +115,8 @@ class DynamicBatcher(Generic[T]):
 
         Rows whose deadline this batch would miss are not in it: expire() returns them.
         """
+        if not self._waiting:
+            return None
         now = self._clock()
         self._drop_late(now)
         rows, policy = len(self._waiting), self._policy
@@ -142,11 +145,12 @@ class DynamicBatcher(Generic[T]):
         earliest = self._deadlines.earliest()
         return earliest and self._latest_start(earliest[0], now)
 
-    def record(self, bucket: int, seconds: float) -> None:
-        """A batch has run in that bucket for so long, and its engine is idle: feeds the estimate."""
+    def record(self, bucket: int, seconds: float, *, idle: bool = True) -> None:
+        """A batch has run in that bucket for so long: feeds the estimate. `idle`: its engine has no other to run."""
         now = self._clock()
         self._estimate.record(bucket, seconds, now)
-        self._instances.finished(now)
+        if idle:
+            self._instances.finished(now)
 
     def position(self, ticket: Ticket[T]) -> int:
         """Rows that go before this one as things stand; 0 if it does not wait. Quickest for the newest row."""

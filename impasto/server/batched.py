@@ -37,7 +37,7 @@ class BatchedModel:
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._batcher: DynamicBatcher[Row] = DynamicBatcher(policy, time.monotonic)
-        self._instances = Instances(engine, policy.instances, self._ran)
+        self._instances = Instances(engine, policy.instances, more=lambda: len(self._batcher) > 0, on_runs=self._ran)
         self._delivery = Delivery(encoders, metrics, self.name, on_encoded=self._pump)
         self._max_encoding = 2 * engine.buckets[-1] * policy.instances
         self._pumping = False
@@ -149,21 +149,26 @@ class BatchedModel:
         self._timer = None
         self._pump()
 
-    def _ran(self, run: Run) -> None:
-        batch, seconds = run.batch, run.ended - run.started
-        self._batcher.record(batch.bucket, seconds)
+    def _ran(self, runs: Sequence[Run]) -> None:
+        for run in runs:
+            if run.batch_seconds is not None:
+                self._batcher.record(run.batch.bucket, run.batch_seconds, idle=self._instances.idle > 0)
         self._pump()
+        for run in runs:
+            self._deliver(run)
+
+    def _deliver(self, run: Run) -> None:
+        batch, size = run.batch, len(run.batch.tickets)
         if isinstance(run.results, Exception):
-            fault = internal_error(f"a batch of {len(batch.tickets)} on model {self.name}", run.results)
-            for ticket in batch.tickets:
+            fault = internal_error(f"a batch of {size} on model {self.name}", run.results)
+            for ticket in run.tickets:
                 ticket.payload.job.fail(fault)
             return
-        size = len(batch.tickets)
-        self._metrics.executed(size, batch.bucket - size, seconds)
-        self.statistics.executed(size, seconds)
-        for ticket, (pixels, metadata) in zip(batch.tickets, run.results, strict=True):
-            row = ticket.payload
+        if run.batch_seconds is not None:
+            self._metrics.executed(size, batch.bucket - size, run.batch_seconds)
+            self.statistics.executed(size, run.batch_seconds)
+        seconds = run.ended - run.started
+        for ticket, (pixels, metadata, data) in zip(run.tickets, run.results, strict=True):
             queued = run.started - ticket.submitted
             self._metrics.queue_seconds.observe(queued)
-            data = row.job.encoder.ready(pixels) if row.job.encoder else None
-            self._delivery.deliver(row, Made(pixels, metadata, queued, seconds, size, data))
+            self._delivery.deliver(ticket.payload, Made(pixels, metadata, queued, seconds, size, data))

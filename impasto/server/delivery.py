@@ -38,7 +38,8 @@ class Delivery:
 
     def deliver(self, row: Row, made: Made) -> None:
         """A picture is made: its job gets it, encoded as the job wants it."""
-        self._previews.pop(row, None)
+        if self._previews:
+            self._previews.pop(row, None)
         if row.job.encoder is None or made.data is not None:
             row.job.deliver(row.number, made)
         elif row.job.open:
@@ -47,7 +48,7 @@ class Delivery:
 
     def preview(self, row: Row, made: Made) -> None:
         """How a picture looks so far, for its job."""
-        if row.job.encoder is None:
+        if row.job.encoder is None or made.data is not None:
             row.job.tell(row.number, Previewed(made))
         elif row in self._previews:
             self._previews[row] = made

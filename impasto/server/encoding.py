@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -16,13 +17,15 @@ Data = bytes | memoryview
 """Bytes, or the memory of a C-contiguous array."""
 
 MAX_QUALITY = 100
+SMALL = 256 * 256
+"""Pixels of a picture that become bytes sooner than another thread is awake."""
 
 
 class Encoder(Protocol):
     """Makes a picture's data."""
 
     def ready(self, pixels: Pixels) -> Data | None:
-        """The data if it is there without work, else None."""
+        """The data if it takes no longer than waking another thread, else None. Called where the pixels were made."""
 
     def encode(self, pixels: Pixels, metadata: Mapping[str, Any]) -> Data:
         """The data. Called from several threads."""
@@ -32,7 +35,7 @@ class RawUint8:
     """uint8 [H, W, 3]."""
 
     def ready(self, pixels: Pixels) -> Data | None:
-        return pixels.array.data if pixels.is_uint8 else None
+        return pixels.array.data if pixels.is_uint8 or math.prod(pixels.size) <= SMALL else None
 
     def encode(self, pixels: Pixels, metadata: Mapping[str, Any]) -> Data:
         return pixels.array.data

@@ -50,6 +50,10 @@ class Row(NamedTuple):
     number: int
     request: PictureRequest
 
+    def ready(self, pixels: Pixels) -> Data | None:
+        """The picture's data as its job wants it, if it is quickly made; on the thread that made the pixels."""
+        return self.job.encoder.ready(pixels) if self.job.encoder else None
+
 
 class Job:
     """Iterate over it (async) for (index, Made) as pictures get ready; leaving its `with` block frees what still waits.

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import gc
+import os
 import platform
+import sys
+import threading
+from pathlib import Path
 
 from impasto.server.config import MEBIBYTE
 
@@ -36,6 +41,20 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
         libc.mallopt(M_TRIM_THRESHOLD, KEPT)
+
+
+def let_the_event_loop_finish() -> None:
+    """Have gRPC's threads, which hand each event on to the event loop, not interrupt it in the midst of the last one.
+
+    Linux lets whoever wakes up take the core at once, but not those of SCHED_BATCH. It takes a tenth off a small call.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    polling = {str(thread.native_id) for thread in threading.enumerate() if "_poll_wrapper" in thread.name}
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # it has ended, or the system allows no such change
+            if thread.name in polling or (thread / "comm").read_text().strip() == "event_engine":
+                os.sched_setscheduler(int(thread.name), os.SCHED_BATCH, os.sched_param(0))
 
 
 def spare_the_garbage_collector() -> None:

@@ -24,7 +24,12 @@ from impasto.server.interceptor import Guard, Router
 from impasto.server.listening import bind, export
 from impasto.server.metrics import Metrics
 from impasto.server.models import ModelService
-from impasto.server.process import keep_freed_memory, new_event_loop, spare_the_garbage_collector
+from impasto.server.process import (
+    keep_freed_memory,
+    let_the_event_loop_finish,
+    new_event_loop,
+    spare_the_garbage_collector,
+)
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +141,7 @@ async def serve(config: ServerConfig, on_ready: Callable[[Server], None]) -> Non
     stopping = asyncio.ensure_future(signalled.wait())
     async with server:
         spare_the_garbage_collector()
+        let_the_event_loop_finish()
         on_ready(server)
         await stopping
         log.info("draining for at most %g s", config.drain_grace_s)

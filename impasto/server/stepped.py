@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
-from impasto.engine.picture import Floats, PictureRequest, Pixels
+from impasto.engine.picture import Floats, PictureRequest
 from impasto.engine.stepwise import StepEngine, StepRow, wants_preview
 from impasto.errors import DeadlineExceeded, ImpastoError, Unavailable
 from impasto.scheduling import StepBatcher, StepPolicy, StepTicket, Tick
@@ -46,7 +46,7 @@ class _Called(NamedTuple):
     started: float
     ended: float
     refused: dict[Ticket, Exception]
-    previews: dict[Ticket, Pixels]
+    previews: dict[Ticket, Made]
     latents: dict[Ticket, Floats]
 
 
@@ -231,8 +231,7 @@ class SteppedModel:
             if row.job.progress and ticket not in called.refused:
                 row.job.tell(row.number, StepDone(call + 1, ticket.calls))
         for ticket, preview in called.previews.items():
-            row = ticket.payload
-            self._delivery.preview(row, Made(preview, self.engine.describe(row.request), 0.0, 0.0, 0))
+            self._delivery.preview(ticket.payload, preview)
 
     def _decode(self) -> None:
         self._decoded_last = True
@@ -247,9 +246,7 @@ class SteppedModel:
                 undecoded.ticket.payload.job.fail(fault)
             return
         for undecoded, picture in zip(batch, made, strict=True):
-            row = undecoded.ticket.payload
-            data = row.job.encoder.ready(picture.pixels) if row.job.encoder else None
-            self._delivery.deliver(row, picture._replace(data=data))
+            self._delivery.deliver(undecoded.ticket.payload, picture)
 
 
 def _make_call(engine: StepEngine, tick: Tick[Row]) -> _Called:
@@ -264,9 +261,14 @@ def _make_call(engine: StepEngine, tick: Tick[Row]) -> _Called:
     rows = {ticket: _step_row(ticket, slot, call) for ticket, slot, call in tick.rows if ticket not in refused}
     shown = engine.step(list(rows.values())) if rows else {}
     slots = {row.slot: ticket for ticket, row in rows.items()} if shown else {}
-    previews = {slots[slot]: engine.preview(latent) for slot, latent in shown.items()}
+    previews = {slots[slot]: _preview(engine, slots[slot].payload, latent) for slot, latent in shown.items()}
     latents = {ticket: engine.latent(row.slot) for ticket, row in rows.items() if row.call + 1 == ticket.calls}
     return _Called(started, time.monotonic(), refused, previews, latents)
+
+
+def _preview(engine: StepEngine, row: Row, latent: Floats) -> Made:
+    pixels = engine.preview(latent)
+    return Made(pixels, engine.describe(row.request), 0.0, 0.0, 0, row.ready(pixels))
 
 
 def _step_row(ticket: Ticket, slot: int, call: int) -> StepRow:
@@ -286,6 +288,7 @@ def _make_pictures(engine: StepEngine, batch: Sequence[_Undecoded]) -> list[Made
             course.started - ticket.submitted,
             ended - course.started,
             course.rows,
+            ticket.payload.ready(picture),
         )
         for picture, (ticket, course, _) in zip(pixels, batch, strict=True)
     ]

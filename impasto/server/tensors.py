@@ -6,6 +6,7 @@ with a line that names it, what was found and what is allowed.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -106,13 +107,20 @@ def encoder_of(outputs: Sequence[TensorSpec]) -> Encoder:
 
 
 def reply_parts(header: ModelInferResponse, outputs: Sequence[TensorSpec], pictures: Sequence[Pixels]) -> Parts:
-    """The response: the header with its outputs, then each output's pictures as raw contents."""
-    contents: Parts = []
+    """The response: the header, then the outputs, each with its pictures as raw contents."""
+    parts: Parts = [header.SerializeToString()]
     size = Size(*pictures[0].size)
     for spec in outputs:
-        header.outputs.add(name=spec.name, datatype=spec.dtype, shape=[len(pictures), *_row_shape(spec, size)])
-        contents += bytes_field(RAW_OUTPUT_CONTENTS, *map(PIXELS[spec.name], pictures))
-    return [header.SerializeToString(), *contents]
+        parts.append(_described(spec.name, spec.dtype, (len(pictures), *_row_shape(spec, size))))
+        parts += bytes_field(RAW_OUTPUT_CONTENTS, *[PIXELS[spec.name](pixels) for pixels in pictures])
+    return parts
+
+
+@functools.lru_cache(maxsize=256)
+def _described(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    """An output of the response but for its contents, serialised."""
+    output = ModelInferResponse.InferOutputTensor(name=name, datatype=datatype, shape=shape)
+    return ModelInferResponse(outputs=[output]).SerializeToString()
 
 
 def _raw_contents(request: ModelInferRequest) -> Sequence[bytes]:
@@ -153,8 +161,11 @@ def _fits(found: int, allowed: int) -> bool:
 
 def _row_shape(spec: TensorSpec, picture: Size) -> tuple[int, ...]:
     """That of one row of an output, whose free dimensions are the picture's height and width."""
+    row = spec.shape[1:]
+    if -1 not in row:
+        return row
     free = iter((picture.height, picture.width))
-    return tuple(next(free) if side == -1 else side for side in spec.shape[1:])
+    return tuple(next(free) if side == -1 else side for side in row)
 
 
 def _from_raw(content: bytes, spec: TensorSpec, shape: tuple[int, ...]) -> NDArray[Any]:
@@ -198,7 +209,7 @@ def _from_typed(tensor: InputTensor, spec: TensorSpec, shape: tuple[int, ...]) -
 
 
 def _check_finite(name: str, values: NDArray[Any]) -> None:
-    if values.dtype.hasobject:
+    if values.dtype.kind != "f":
         return
     wrong = np.flatnonzero(~np.isfinite(values))
     if len(wrong):

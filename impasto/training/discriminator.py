@@ -143,6 +143,33 @@ def r1_penalty(judge: Callable[[Tensor], Judgement], real: Tensor) -> Tensor:
     return gradient.float().square().sum(dim=(1, 2, 3)).mean()
 
 
+def judge(discriminator: Discriminator, pictures: Tensor, *, bfloat16: bool) -> Judgement:
+    """What it says of pictures [N, 3, R, R], computed in bfloat16 or in float32."""
+    dtype = torch.bfloat16 if bfloat16 else torch.float32
+    judged: Judgement = discriminator(pictures.contiguous(memory_format=torch.channels_last), dtype)
+    return judged
+
+
+def step_discriminator(
+    judge: Callable[[Tensor], Judgement],
+    optimizer: torch.optim.Optimizer,
+    real: Tensor,
+    judged_real: Judgement,
+    made: Tensor,
+    r1: float,
+) -> float:
+    """One step of the discriminator over real pictures, with what it said of them, and those made; its loss.
+
+    `r1` is the weight of the R1 penalty at this step, 0 for none.
+    """
+    loss = adversarial_loss(judged_real, real=True) + adversarial_loss(judge(made), real=False)
+    total = loss + r1_penalty(judge, real) * r1 if r1 else loss
+    optimizer.zero_grad(set_to_none=True)
+    total.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return loss.item()
+
+
 def r1_gamma(resolution: int) -> float:
     """0.0002·R²/16, StyleGAN2-ADA's rule of thumb for twice the weight of R1 at a batch of 16."""
     return 0.0002 * resolution**2 / 16

@@ -29,6 +29,7 @@ from impasto.training.networks import average, placed
 from impasto.training.state import read_state, replaced, restore, save_state
 
 SHEET_COLUMNS = 4
+CLASSES_FILE = "classes.txt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,8 +138,15 @@ class Trainer:
         save_state(self, {"network": self.plan.network, "augmentation": self.augmentation})
 
     def write(self) -> Path:
-        """Write the averaged generator as `weights.safetensors` with its family and hyperparameters in the header."""
+        """Write the averaged generator as `weights.safetensors` with its family and hyperparameters in the header.
+
+        Beside it, of a conditional one, `classes.txt`: a line a class, its number and its name.
+        """
         path = self.out / "weights.safetensors"
+        if self.plan.classes:
+            with replaced(self.out / CLASSES_FILE) as part:
+                lines = [f"{number}\t{name}\n" for number, name in enumerate(self.plan.classes)]
+                part.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
         with replaced(path) as part:
             save_weights(part, "gan", self.plan.config, self.ema.state_dict())
         return path

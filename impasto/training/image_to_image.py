@@ -26,7 +26,7 @@ from impasto.generators.residual import Residual, ResidualConfig
 from impasto.generators.spade import SPADE, SPADEConfig
 from impasto.images.pixels import Bytes
 from impasto.training.crops import Crops
-from impasto.training.discriminator import Discriminator, Judgement, adversarial_loss, r1_penalty
+from impasto.training.discriminator import Discriminator, Judgement, adversarial_loss, judge, step_discriminator
 from impasto.training.flat_colours import FlatColours
 from impasto.training.label_maps import LabelMaps
 from impasto.training.likeness import layout_distance, stroke_distance, texture_distance
@@ -206,19 +206,12 @@ class Trainer:
     def _step_discriminator(self, real: Tensor, judged_real: Judgement, made: Tensor) -> float:
         """One step of the discriminator; its loss."""
         plan = self.plan
-        loss = adversarial_loss(judged_real, real=True) + adversarial_loss(self._judge(made), real=False)
-        total = loss
-        if self.seen // plan.batch % plan.r1_interval == 0:
-            total = total + r1_penalty(self._judge, real) * (plan.r1_gamma / 2 * plan.r1_interval)
-        self.optimizer_d.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        self.optimizer_d.step()
-        return loss.item()
+        penalised = self.seen // plan.batch % plan.r1_interval == 0
+        r1 = plan.r1_gamma / 2 * plan.r1_interval if penalised else 0.0
+        return step_discriminator(self._judge, self.optimizer_d, real, judged_real, made, r1)
 
     def _judge(self, pictures: Tensor) -> Judgement:
-        dtype = torch.bfloat16 if self.plan.bfloat16 else torch.float32
-        judged: Judgement = self.discriminator(pictures.contiguous(memory_format=torch.channels_last), dtype)
-        return judged
+        return judge(self.discriminator, pictures, bfloat16=self.plan.bfloat16)
 
 
 def _condition(plan: ImageToImagePlan, crops: Crops) -> Condition:

@@ -57,9 +57,9 @@ def open_projectable(bundle: Bundle, noise_mode: NoiseMode | None = None, label:
     if family == "stylegan3":
         return _stylegan3(bundle, label)
     inputs = {spec.name for spec in bundle.manifest.inputs}
-    if family in FAMILIES and {"seed", "z"} <= inputs:
+    if FAMILIES.get(family) == "latent" and {"seed", "z"} <= inputs:
         return _of_family(bundle, label)
-    raise InvalidRequest("model", f"one of the family {family}", "one of a GAN or VAE, which make pictures of seeds")
+    raise InvalidRequest("model", f"one of the family {family}", "a StyleGAN, GAN or VAE")
 
 
 def _stylegan2(bundle: Bundle, noise_mode: NoiseMode | None, label: int | None) -> Projectable:

@@ -24,7 +24,14 @@ from impasto.generators.vae import VAE, VAEConfig
 from impasto.generators.vq import VQ, VQConfig
 from impasto.training.bottlenecks import Codebook, Gaussian
 from impasto.training.crops import Crops
-from impasto.training.discriminator import Discriminator, Judgement, adversarial_loss, r1_gamma, r1_penalty
+from impasto.training.discriminator import (
+    Discriminator,
+    Judgement,
+    adversarial_loss,
+    judge,
+    r1_gamma,
+    step_discriminator,
+)
 from impasto.training.likeness import layout_distance, stroke_distance, texture_distance
 from impasto.training.loop import Losses, Report, Stop, sheet_of, train
 from impasto.training.networks import average, placed
@@ -192,19 +199,12 @@ class Trainer:
     def _step_discriminator(self, real: Tensor, judged_real: Judgement, fake: Tensor) -> float:
         """One step of the discriminator; its loss."""
         plan = self.plan
-        loss = adversarial_loss(judged_real, real=True) + adversarial_loss(self._judge(fake), real=False)
-        total = loss
-        if self.seen // plan.batch % plan.r1_interval == 0:
-            total = total + r1_penalty(self._judge, real) * (r1_gamma(plan.config.resolution) / 2 * plan.r1_interval)
-        self.optimizer_d.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        self.optimizer_d.step()
-        return loss.item()
+        penalised = self.seen // plan.batch % plan.r1_interval == 0
+        r1 = r1_gamma(plan.config.resolution) / 2 * plan.r1_interval if penalised else 0.0
+        return step_discriminator(self._judge, self.optimizer_d, real, judged_real, fake, r1)
 
     def _judge(self, pictures: Tensor) -> Judgement:
-        dtype = torch.bfloat16 if self.plan.bfloat16 else torch.float32
-        judged: Judgement = self.discriminator(pictures.contiguous(memory_format=torch.channels_last), dtype)
-        return judged
+        return judge(self.discriminator, pictures, bfloat16=self.plan.bfloat16)
 
 
 def _build(plan: VAEPlan) -> Gaussian | Codebook:

@@ -255,9 +255,12 @@ def test_a_whole_run_writes_the_table_before_it_times_the_generator(
     monkeypatch.setattr(card, "RESULTS", tmp_path)
     monkeypatch.setattr(routing, "CONFIGS", tmp_path / "configs")
     monkeypatch.setattr(run, "checks", lambda *arguments: [])
-    tables = []
+    tables, compiled = [], []
 
-    def timings(suite: Suite, *arguments: object, **options: object) -> list[run.Row]:
+    def timings(suite: Suite, *arguments: object, compiles: bool, **options: object) -> list[run.Row]:
+        if compiles:
+            compiled.append((suite.kernel, options["batches"], options["shapes"]))
+            return [_row("folded", 1, 0.9) | {"floor_ms": 0.1, "ratios": {"compiled": 2.0}}] * (len(compiled) == 10)
         tables.append((suite.kernel, routing.read_table("Card 9000")))
         if suite.kernel != "modulated_conv_up":
             return []
@@ -276,4 +279,26 @@ def test_a_whole_run_writes_the_table_before_it_times_the_generator(
         ("stylegan2", {"512→256 up 64×64": "folded"}),
     ]
     written = json.loads((tmp_path / "card-9000.json").read_text())
-    assert [row["form"] for row in written["rows"] if row["routed"]] == ["folded"] * 2
+    assert [(row["form"], row["ms"]) for row in written["rows"] if row["routed"]] == [("folded", 0.9), ("folded", 1.0)]
+    assert len(written["rows"]) == 4
+    shapes = [
+        (suite.kernel, (batch,), (shape,)) for batch in (1, 8) for suite in suites.COMPILED for shape in suite.timed
+    ]
+    assert compiled == shapes
+    compiled.clear()
+    monkeypatch.setattr(command, "LAST_COMPILED", -1.0)
+    assert command._measure([*suites.LAYERS, SUITES["stylegan2"]], options) == 0
+    assert compiled == []
+
+
+@pytest.mark.parametrize(
+    ("versions", "works"), [(("3.6.0", "2.4.0"), False), (("3.6.0", "2.3.5"), True), (("3.10.0", "2.4.1"), True)]
+)
+def test_a_dry_run_says_when_the_interpreter_and_numpy_do_not_go_together(
+    versions: tuple[str, str], works: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for package, version in zip(("triton", "numpy"), versions, strict=True):
+        monkeypatch.setattr(f"{package}.__version__", version)
+    assert command.main(["--dry-run", "--only", "demodulation"]) == (0 if works else 2)
+    message = "benchmarks.gpu: Triton 3.6.0 interprets with numpy below 2.4 alone: found 2.4.0\n"
+    assert capsys.readouterr().err == ("" if works else message)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import impasto
+from impasto.client import ModelInput
 from impasto.errors import InvalidRequest, ModelNotFound
 from impasto.events import Done, Event, Finished, Queued
 from impasto.images import metadata_text
@@ -129,6 +130,19 @@ def test_models_are_listed_with_what_they_are(client: impasto.Client) -> None:
     assert found["tiny"].state == "ready"
     assert (found["tiny"].width, found["tiny"].z_dim, found["tiny"].num_classes) == (8, 4, 3)
     assert found["tiny"] == client.model("tiny")
+
+
+def test_both_clients_tell_what_a_model_takes(client: impasto.Client, server: str) -> None:
+    async def ask() -> tuple[ModelInput, ...]:
+        async with impasto.AsyncClient(server) as asynchronous:
+            return await asynchronous.inputs("tiny", "1")
+
+    found = client.inputs("tiny")
+    assert asyncio.run(ask()) == found
+    assert {each.name: each.shape for each in found}["ws"] == (-1, 4, 4)
+    assert {each.name: each.dtype for each in found}["seed"] == "INT64"
+    with pytest.raises(ModelNotFound, match="found no 'none'"):
+        client.inputs("none")
 
 
 def test_a_model_is_unloaded_and_loaded_again(client: impasto.Client) -> None:

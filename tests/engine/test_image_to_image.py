@@ -246,9 +246,10 @@ def test_what_the_model_cannot_make_is_refused_by_name(
 
 
 def test_another_backend_or_precision_is_refused(image_to_image_models: Path) -> None:
-    for options in ({"backend": "torch"}, {"backend": "onnxruntime", "precision": "bf16"}):
-        with pytest.raises(BackendUnavailable, match="image-to-image models run on onnxruntime in fp32"):
-            impasto.load("residual", models=image_to_image_models, **options)
+    with pytest.raises(BackendUnavailable, match="backend: found 'torch'; image-to-image models run on onnxruntime"):
+        impasto.load("residual", models=image_to_image_models, backend="torch")
+    with pytest.raises(BackendUnavailable, match="no such graph; remedy: impasto export residual --precision fp16"):
+        impasto.load("residual", models=image_to_image_models, precision="fp16")
 
 
 def test_it_runs_without_torch(image_to_image_models: Path) -> None:

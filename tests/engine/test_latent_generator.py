@@ -215,4 +215,4 @@ def test_the_python_interface_samples_reconstructs_and_interpolates(family_model
 def test_what_it_does_not_run_on_is_refused_by_name(family: str, family_models: Path) -> None:
     bundle = open_bundle(family_models / family / "1")
     with pytest.raises(BackendUnavailable, match=f"precision: found 'bf16'; models of the family {family} run in fp32"):
-        open_engine(bundle, precision="bf16")
+        open_engine(bundle, precision="bf16", backend="torch")

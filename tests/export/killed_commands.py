@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import save_file
 
 from impasto.errors import BundleError
-from impasto.export import mapped, publish, publish_precision
+from impasto.export import lowerable, mapped, publish, publish_precision
 from impasto.export.bundle import list_bundles, open_bundle
 from impasto.generators.checkpoints import read_checkpoint
 from tests.support.generators import TINY, random_generator
@@ -63,7 +63,7 @@ def copying(cache: Path) -> None:
                 file.write(content[start : start + len(content) // 3 + 1])
         return onnx.load(path)
 
-    for module in (publish, mapped, publish_precision):
+    for module in (publish, mapped, lowerable):
         module.export_graph = export_graph  # type: ignore[attr-defined]
 
 

@@ -356,6 +356,23 @@ def test_a_swap_under_load_loses_no_request(bundle: Bundle) -> None:
     assert opened.engines["tensorrt"].closed
 
 
+def test_an_engine_of_another_number_of_lanes_takes_over_and_tells_its_own(bundle: Bundle) -> None:
+    opened = Opened(bundle)
+
+    def of_lanes(backend: str, precision: str, device: str) -> Engine:
+        engine = opened(backend, precision, device)
+        engine.lanes = 0 if backend == "tensorrt" else 4
+        return engine
+
+    engine = open_planned(bundle, "fp32", "cuda", FakeBuilder(), of_lanes)
+    assert isinstance(engine, SwappingEngine)
+    assert (engine.backend, engine.lanes) == ("onnxruntime", 4)
+    engine.warm_up()
+    assert engine.wait(30)
+    assert (engine.backend, engine.lanes) == ("tensorrt", 0)
+    engine.close()
+
+
 def test_a_model_whose_plans_are_there_never_runs_on_another_backend(bundle: Bundle) -> None:
     build_plans(bundle, "fp32", FakeBuilder())
     opened = Opened(bundle)

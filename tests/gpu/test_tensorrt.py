@@ -18,26 +18,31 @@ import numpy as np
 import pytest
 import torch
 
+from impasto.engine.cuda import DTYPES
 from impasto.engine.picture import Engine, PictureRequest
 from impasto.engine.registry import open_engine
 from impasto.engine.swap import SwappingEngine
 from impasto.errors import BackendUnavailable, ImpastoError
+from impasto.export import plugin_graph
 from impasto.export.bundle import Bundle, open_bundle
 from impasto.export.plan_store import BuildOptions, store_of
 from impasto.export.plans import Builder, build_plans, keys_of, load_plans, open_builder
 from impasto.export.publish import publish_stylegan2
 from impasto.export.publish_precision import add_precision
 from tests.support.bundles import write_tiny_bundle, write_tiny_stylegan3
+from tests.support.families import write_tiny_family
 from tests.support.generators import TINY, random_generator
 
-WANTED = {"fp32": 80.0, "fp16": 45.0, "bf16": 35.0, "int8": 30.0}
+WANTED = {"fp32": 80.0, "fp16": 45.0, "bf16": 35.0, "int8": 30.0, "fp8": 30.0}
 """PSNR against float32 on the CPU, in decibels."""
 REQUESTS = [
     PictureRequest(seed=0),
     PictureRequest(seed=7, psi=0.7, noise_mode="random"),
     PictureRequest(seed=7, noise_mode="none"),
 ]
-WAYS = [(precision, plugins) for precision in WANTED for plugins in (False, True) if not plugins or "fp" in precision]
+WAYS = [(way, plugins) for way in WANTED for plugins in (False, True) if not plugins or way in plugin_graph.PRECISIONS]
+FP8_CAPABILITY = (8, 9)
+"""The first with products of E4M3."""
 ROUNDS = 20
 
 
@@ -86,6 +91,8 @@ def planned(
 ) -> Iterator[tuple[str, bool, Bundle, Engine]]:
     """Precision, whether with plugins, and the model on plans built so."""
     precision, plugins = request.param
+    if precision == "fp8" and (found := torch.cuda.get_device_capability()) < FP8_CAPABILITY:
+        pytest.skip(f"compute capability: found {found}; fp8 takes {FP8_CAPABILITY}")
     bundle = bundles(precision)
     build_plans(bundle, precision, builder, BuildOptions(plugins=plugins), report=print)
     engine = open_engine(bundle, backend="tensorrt", precision=precision, device="cuda")
@@ -128,7 +135,7 @@ def test_the_inspector_tells_of_every_plan(planned: tuple[str, bool, Bundle, Eng
 
 def test_its_time_beside_the_torch_backends(planned: tuple[str, bool, Bundle, Engine]) -> None:
     precision, plugins, bundle, engine = planned
-    way = precision if precision != "int8" else "fp16"
+    way = precision if precision in DTYPES else "fp16"
     torch_engine = open_engine(bundle, backend="torch", precision=way, device="cuda")
     torch_engine.warm_up()
     for rows in (1, engine.buckets[-1]):
@@ -161,6 +168,18 @@ def test_stylegan3_with_its_plugin_makes_the_pictures_of_the_cpu(builder: Builde
     build_plans(bundle, "fp32", builder, BuildOptions(plugins=True))
     found = open_engine(bundle, backend="tensorrt", device="cuda").run([PictureRequest(seed=1)])
     assert psnr(found[0].image_float, exact[0]) >= WANTED["fp32"]
+
+
+@pytest.mark.parametrize("family", ["gan", "vae", "vq"])
+def test_other_families_in_fp16_make_the_pictures_of_the_cpu(family: str, builder: Builder, tmp_path: Path) -> None:
+    plain = open_bundle(write_tiny_family(tmp_path, family))
+    codes = np.random.default_rng(0).integers(0, 16, (8, 8))
+    request = PictureRequest(codes=codes) if family == "vq" else PictureRequest(seed=1)
+    (exact,) = open_engine(plain, backend="onnxruntime").run([request])
+    bundle = open_bundle(add_precision(plain, tmp_path, "fp16"))
+    build_plans(bundle, "fp16", builder)
+    (found,) = open_engine(bundle, backend="tensorrt", precision="fp16", device="cuda").run([request])
+    assert psnr(found.image_float, exact.image_float) >= WANTED["fp16"]
 
 
 def test_new_weights_are_refitted_into_a_plan(builder: Builder, tmp_path: Path) -> None:

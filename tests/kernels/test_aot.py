@@ -22,7 +22,7 @@ from impasto.kernels.packing.header import header
 
 ROOT = Path(__file__).parents[2]
 FAKE_DRIVER = Path(__file__).with_name("fake_cuda.c")
-PACKED = ("to_image_fp32_u8_c3", "philox_words")
+PACKED = ("to_image_fp32_u8_c3", "philox_words", "styles_i64", "filtered_lrelu_fp16_up2_radial")
 STRICT = ("-Wall", "-Wextra", "-Werror")
 
 needs_gcc = pytest.mark.skipif(not (shutil.which("gcc") and shutil.which("g++")), reason="needs gcc and g++")
@@ -30,7 +30,7 @@ needs_gcc = pytest.mark.skipif(not (shutil.which("gcc") and shutil.which("g++"))
 
 @pytest.fixture(scope="session")
 def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two kernels for two architectures."""
+    """Some kernels for two architectures."""
     folder = tmp_path_factory.mktemp("aot") / "pack"
     aot.pack(folder, [spec for spec in aot.packable() if spec.name in PACKED], [80, 90])
     return folder
@@ -62,6 +62,11 @@ def _manifest(pack: Path) -> dict[str, Any]:
     return manifest
 
 
+def _entry(pack: Path, name: str) -> dict[str, Any]:
+    (kernel,) = (kernel for kernel in _manifest(pack)["kernels"] if kernel["name"] == name)
+    return dict(kernel)
+
+
 def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
@@ -75,7 +80,7 @@ def test_the_folder_holds_what_the_manifest_says_and_nothing_else(pack: Path) ->
 
 
 def test_the_manifest_says_how_to_launch_a_kernel(pack: Path) -> None:
-    (kernel,) = (kernel for kernel in _manifest(pack)["kernels"] if kernel["name"] == "to_image_fp32_u8_c3")
+    kernel = _entry(pack, "to_image_fp32_u8_c3")
     assert [(one["name"], one["type"], one["multiple_of"]) for one in kernel["arguments"]] == [
         ("p_x", "*fp32", 16),
         ("p_out", "*u8", 16),
@@ -104,10 +109,21 @@ def test_a_cubin_has_the_symbol_the_registers_and_as_many_parameters_as_the_mani
             file = pack / cubin["file"]
             usage = _run(knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file)
             assert re.findall(r"Function (\w+):", usage) == [cubin["symbol"]]
-            assert f"REG:{cubin['registers']} " in usage
+            assert f"REG:{cubin['registers']} STACK:{cubin['local_memory']} " in usage
+            assert cubin["local_memory"] == 0
             elf = _run(knobs.nvidia.cuobjdump.path, "--dump-elf", file)
             assert elf.count("EIATTR_KPARAM_INFO") == len(kernel["arguments"])
             assert f"sm_{cubin['architecture']}" in elf
+
+
+def test_registers_that_the_assembler_would_spill_are_left_to_the_kernel(tmp_path: Path) -> None:
+    names = {"group_norm_chunks_fp32_last": 100, "modulated_conv_up_fp16_p64_o64_i64_s4": 120}
+    for name, architecture in names.items():
+        folder = tmp_path / name
+        aot.pack(folder, [spec for spec in aot.packable() if spec.name == name], [architecture])
+        (cubin,) = _entry(folder, name)["cubins"]
+        assert cubin["local_memory"] == 0
+        assert cubin["registers"] <= aot.ENOUGH_REGISTERS
 
 
 @needs_gcc
@@ -134,10 +150,50 @@ def test_the_example_in_cpp_writes_its_picture(
 
 
 def _shared(pack: Path, architecture: int) -> int:
-    (kernel,) = (kernel for kernel in _manifest(pack)["kernels"] if kernel["name"] == "to_image_fp32_u8_c3")
-    (shared,) = (one["dynamic_shared_memory"] for one in kernel["cubins"] if one["architecture"] == architecture)
+    cubins = _entry(pack, "to_image_fp32_u8_c3")["cubins"]
+    (shared,) = (one["dynamic_shared_memory"] for one in cubins if one["architecture"] == architecture)
     assert isinstance(shared, int)
     return shared
+
+
+STYLEGANS = """
+#include "impasto_kernels.h"
+
+static CUdeviceptr at(uint64_t address) { return (CUdeviceptr)address; }
+
+int main(int count, char **folder)
+{
+    ImpastoKernel kernel;
+    if (count != 2 || impasto_load_styles_i64(&kernel, folder[1]))
+        return 1;
+    printf("%d\\n", impasto_launch_styles_i64(&kernel, NULL, 18, 3, at(16), at(32), at(48), at(64), at(80), 20, 512));
+    if (impasto_unload(&kernel) || impasto_load_filtered_lrelu_fp16_up2_radial(&kernel, folder[1]))
+        return 1;
+    printf("%d\\n", impasto_launch_filtered_lrelu_fp16_up2_radial(
+        &kernel, NULL, 3, at(16), at(32), at(48), at(64), at(80), 7, 36, 36, 40, 20, 9, 9, 4, 0.2f, 1.4f, 256.0f));
+    return impasto_unload(&kernel);
+}
+"""
+
+
+@needs_gcc
+def test_launchers_give_their_kernels_the_grid_of_the_manifest(
+    pack: Path, cuda_headers: Path, fake_driver: Path, tmp_path: Path
+) -> None:
+    source, program = tmp_path / "program.c", tmp_path / "program"
+    source.write_text(STYLEGANS)
+    library = fake_driver.parent
+    search = ("-I", pack, "-I", cuda_headers, "-L", library, f"-Wl,-rpath,{library}")
+    _run("gcc", "-std=c11", *STRICT, source, "-o", program, *search, "-lcuda")
+    printed = _run(program, pack, FAKE_ARCHITECTURE="90").splitlines()
+    kept = _entry(pack, "filtered_lrelu_fp16_up2_radial")["constants"]["KEPT"]
+    tiles = -(-40 // kept) * -(-20 // kept)
+    assert [line.partition(" block")[0] for line in printed] == [
+        "_styles_kernel grid 18 3 1",
+        "0",
+        f"_filtered_lrelu_kernel grid {3 * 7 * tiles} 1 1",
+        "0",
+    ]
 
 
 LAUNCHES = """
@@ -167,7 +223,7 @@ def _cubin(architecture: int, shared: int) -> aot.Cubin:
     """A kernel that was never compiled."""
     (spec,) = (spec for spec in aot.packable(["philox_normal"]) if spec.name == "philox_words")
     arguments = tuple(aot.Argument(name, type_, 16, None, None, "") for name, type_ in spec.types.items())
-    return aot.Cubin(spec, architecture, b"\x7fELF", "_kernel", 4, shared, None, arguments, "")
+    return aot.Cubin(spec, architecture, b"\x7fELF", "_kernel", 4, shared, None, None, arguments, "")
 
 
 def _build(folder: Path, cubins: list[aot.Cubin], cuda_headers: Path, fake_driver: Path) -> Path:

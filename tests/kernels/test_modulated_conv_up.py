@@ -28,7 +28,7 @@ def _run(case: Case, form: str, *, precision: str = "tf32") -> Tensor:
     return modulated_conv_up.modulated_conv_up(case.x, weight, case.styles, case.epilogue, precision=precision)
 
 
-SHAPES = [(1, 1, 1, 1, 1), (2, 40, 66, 5, 4)]
+SHAPES = [(1, 1, 1, 1, 1), (7, 3, 1, 3, 5), (2, 40, 66, 5, 4)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

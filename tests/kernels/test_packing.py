@@ -7,17 +7,20 @@ import functools
 import importlib
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from impasto import kernels
 from impasto.kernels import (
     ada_norm,
     aot,
     bias_act,
     demodulation,
+    filtered_lrelu,
     geglu,
     group_norm_silu,
     guidance_rescale,
@@ -25,6 +28,7 @@ from impasto.kernels import (
     modulated_conv_up,
     philox_normal,
     sampler_step,
+    styles,
     to_image,
     to_rgb,
     upfirdn,
@@ -37,6 +41,7 @@ from impasto.kernels.sampler_row import COLUMNS
 from impasto.kernels.sampler_step import Slots
 
 N = 2
+LAYERS = 18
 TYPES = {
     torch.float32: "*fp32",
     torch.float16: "*fp16",
@@ -63,6 +68,14 @@ def test_every_name_is_its_own_and_one_for_c() -> None:
     assert all(re.fullmatch("[a-z][a-z0-9_]*", name) for name in names)
 
 
+def test_every_kernel_is_packed() -> None:
+    sources = {file.stem: file.read_text() for file in Path(kernels.__file__).parent.glob("*.py")}
+    launched = {file: re.findall(r"^@jit\ndef (_\w+_kernel)\(", text, re.MULTILINE) for file, text in sources.items()}
+    assert {spec.source for spec in _specs()} == {
+        f"{file}.{name}" for file, names in launched.items() for name in names
+    }
+
+
 def _named(expressions: Iterable[str]) -> set[str]:
     return set(re.findall(r"[a-z_]\w*", " ".join(expressions)))
 
@@ -72,7 +85,7 @@ def test_every_argument_has_a_type_or_a_value_and_a_grid_names_nothing_else() ->
         assert not spec.types.keys() & spec.constants.keys(), spec.name
         assert {*spec.types, *spec.constants} == set(_function(spec).arg_names), spec.name
         integers = {name for name, type_ in spec.types.items() if type_ == "i32"}
-        assert _named(spec.grid) <= {"n", "ceil_div"} | integers, spec.name
+        assert _named(spec.grid) <= {"n", "layers", "ceil_div"} | integers, spec.name
         assert _named(spec.computed.values()) <= {"ceil_div"} | integers - set(spec.computed), spec.name
         assert {*spec.divisible, *spec.multiples, *spec.most} <= integers, spec.name
 
@@ -110,7 +123,7 @@ def _type(value: Any) -> str | None:
 
 
 def _value(expression: str, values: dict[str, Any]) -> Any:
-    return eval(expression, {"ceil_div": ceil_div, "n": N}, values)
+    return eval(expression, {"ceil_div": ceil_div, "n": N, "layers": LAYERS}, values)
 
 
 def _fits(launch: Launch, spec: Spec) -> bool:
@@ -157,6 +170,17 @@ def _layer(
     call(x, weight, _tensor(N, inputs), parts, precision=precision)
 
 
+def _filtered(dtype: torch.dtype, up: int, *down: int) -> None:
+    x, bias = _tensor(N, 5, 36, 36, dtype=dtype), _tensor(5)
+    filtered_lrelu.filtered_lrelu(x, bias, _tensor(6 * up), _tensor(*down), up=up, down=2, padding=(9, 9, 9, 9))
+
+
+def _styles(inputs: int) -> None:
+    sizes = (inputs, 32) * (LAYERS // 2)
+    rows = _tensor(LAYERS, 4, dtype=torch.int32)
+    styles.styles(_tensor(N, 18, 512), styles.Affines(_tensor(sum(sizes), 512), _tensor(sum(sizes)), rows, sizes))
+
+
 RGB = _tensor(3, 512, 1, 1), _tensor(N, 512), _tensor(3)
 F16, F32, BF16 = torch.float16, torch.float32, torch.bfloat16
 CASES: dict[str, Callable[[], object]] = {
@@ -183,8 +207,12 @@ CASES: dict[str, Callable[[], object]] = {
     "upfirdn, channels last": lambda: upfirdn.upfirdn(
         HALF(N, 128, 64, 64, last=True), _tensor(4), down=2, padding=(1, 1)
     ),
+    "filtered_lrelu": lambda: _filtered(F16, 4, 12),
+    "filtered_lrelu, radial": lambda: _filtered(BF16, 2, 4, 2, 12),
     "to_rgb": lambda: to_rgb.to_rgb(HALF(N, 512, 4, 4, last=True), *RGB),
     "to_rgb with a picture so far": lambda: to_rgb.to_rgb(HALF(N, 512, 8, 8, last=True), *RGB, _tensor(N, 3, 4, 4)),
+    "styles": lambda: _styles(512),
+    "styles of narrow layers": lambda: _styles(100),
     "demodulation": lambda: demodulation.demodulate(_tensor(N, 512), _tensor(256, 512)),
     "modulated_conv, split": lambda: _layer(4, 512, 512, F16),
     "modulated_conv, fp16": lambda: _layer(256, 128, 128, F16),

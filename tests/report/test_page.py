@@ -182,6 +182,52 @@ def test_systems_in_one_file_are_series_of_their_own(small: Result) -> None:
     assert re.findall(r'<th scope="row"><span.*?<span>(.*?)</span>', page) == ["impasto", "triton"]
 
 
+def peers(small: Result) -> Result:
+    """A file of ours at two rates, of one server more at each of them, and of a plain loop that has no peer."""
+    slow, fast = only(small, lambda run: run.load.rate in (20, 60)).runs
+    loop = only(small, lambda run: run.name == "starry offline batch=1").runs[0]
+    silent = tuple(dataclasses.replace(one, stages={"client": one.stages["client"]}) for one in slow.repeats)
+    others = (
+        dataclasses.replace(slow, system="ray", repeats=silent),
+        dataclasses.replace(fast, system="triton"),
+        dataclasses.replace(loop, system="onnxruntime"),
+    )
+    return dataclasses.replace(small, runs=(slow, fast, *others))
+
+
+def test_a_system_that_has_no_peer_in_a_family_is_named_and_has_a_colour_of_its_own(small: Result) -> None:
+    keys = re.findall(
+        r"var\(--(series-\d)\)\"><svg[^>]*><use[^>]*></svg><span>([^<]*)</span>", render(of(peers(small)))
+    )
+    assert {label for _, label in keys} == {"impasto", "triton", "ray", "onnxruntime"}
+    assert len(set(keys)) == len({color for color, _ in keys}) == 4
+
+
+def test_every_system_stands_side_by_side_with_ours_at_its_own_rate(small: Result) -> None:
+    page = render(of(peers(small)))
+    blocks = re.findall(r'rowgroup">starry · ([^<]*)</th>(.*?)</tbody>', page, re.DOTALL)
+    assert [(title, re.findall(r"<span>(\w+)</span>", rows)) for title, rows in blocks] == [
+        ("server, 60 requests/s", ["impasto", "triton"]),
+        ("server, 20 requests/s", ["impasto", "ray"]),
+        ("offline, batch 1", ["onnxruntime"]),
+    ]
+
+
+def test_a_server_that_tells_no_stages_has_no_bar_of_them(small: Result) -> None:
+    runs = [run for run in peers(small).runs if run.load.rate == 20]
+    page = render(of(dataclasses.replace(small, runs=tuple(runs))))
+    assert "impasto\nexecute: " in page
+    assert "ray\nclient: " not in page
+
+
+def test_a_lone_point_shows_its_repeats_as_the_others_do(small: Result) -> None:
+    page = render(of(peers(small)))
+    lone = re.findall(r"<title>(ray|triton)\n(\d+) requests/s: [^<]*</title>", page)
+    assert set(lone) == {("ray", "20"), ("triton", "60")}
+    bars = re.findall(r"stroke: var\(--(series-\d)\); stroke-opacity: 0.35; stroke-width: 4", page)
+    assert sorted(bars) == ["series-2", "series-2", "series-3", "series-3"]
+
+
 def test_files_that_tell_nothing_apart_are_told_apart_by_name(small: Result) -> None:
     page = render(of(small, small))
     assert {"NVIDIA L4 · file0", "NVIDIA L4 · file1"} <= set(re.findall(r"<span>(NVIDIA[^<]*)</span>", page))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import math
 import sys
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 import diffusers.schedulers.scheduling_utils  # noqa: F401  (looks for torchsde, before the stand-in is there)
@@ -21,7 +22,7 @@ from impasto.kernels.sampler_row import Place, place_table, table
 from impasto.sampling import Plan
 from impasto.sampling.step import Slots, step
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 
 SIZE = 30
 IMAGE = np.tanh(np.linspace(-3, 3, SIZE)).astype(np.float32)
@@ -42,9 +43,10 @@ MODULES = {
 
 
 def model(x: Array, timestep: float) -> Array:
-    """A smooth output that depends on every input; computed in float64, so that both sides get the same."""
+    """A smooth output that depends on every input; of x's dtype, computed in float64."""
     phase = np.arange(SIZE) * 0.7 + 3.0 * float(timestep) / 1000.0
-    return np.tanh(0.6 * x.astype(np.float64) + 0.4 * np.sin(phase)).astype(np.float32)
+    output: Array = np.tanh(0.6 * x.astype(np.float64) + 0.4 * np.sin(phase)).astype(x.dtype)
+    return output
 
 
 def noise(call: int) -> Array:
@@ -91,7 +93,21 @@ def ours(plan: Plan) -> list[Array]:
 
 def theirs(scheduler: Any, start: int | None = None, **options: Any) -> list[Array]:
     """The same by diffusers: from noise, or at a `start` from an image, as its image-to-image pipelines do."""
-    first, image = torch.from_numpy(noise(-1))[None, None], torch.from_numpy(IMAGE)[None, None]
+    return _walked(copy.deepcopy(scheduler), torch.float32, start, **options)
+
+
+def theirs_in_double(scheduler: Any, start: int | None = None, **options: Any) -> list[Array]:
+    """The same without the rounding of float32: of the scheduler's formulas, its own sigmas and the same noise."""
+    scheduler = copy.deepcopy(scheduler)
+    for name, value in vars(scheduler).items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and name != "timesteps":
+            setattr(scheduler, name, value.double())
+    with mock.patch.object(sys.modules[type(scheduler).__module__], "torch", _Double("torch")):
+        return _walked(scheduler, torch.float64, start, **options)
+
+
+def _walked(scheduler: Any, dtype: torch.dtype, start: int | None, **options: Any) -> list[Array]:
+    first, image = (torch.from_numpy(value)[None, None].to(dtype) for value in (noise(-1), IMAGE))
     begin = (start or 0) * scheduler.order
     timesteps = scheduler.timesteps[begin:]
     if hasattr(scheduler, "set_begin_index"):
@@ -109,8 +125,18 @@ def theirs(scheduler: Any, start: int | None = None, **options: Any) -> list[Arr
             scaled = scheduler.scale_model_input(x, timestep) if hasattr(scheduler, "scale_model_input") else x
             output = torch.from_numpy(model(scaled[0, 0].numpy(), float(timestep)))[None, None]
             x = scheduler.step(output, timestep, x, **options).prev_sample
+            assert output.dtype == x.dtype == dtype
             latents.append(x[0, 0].numpy().copy())
     return latents
+
+
+class _Double(ModuleType):
+    """torch for a scheduler that asks for float32 and shall not get it."""
+
+    float32: ClassVar[torch.dtype] = torch.float64
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
 
 
 class _Noise:
@@ -119,7 +145,10 @@ class _Noise:
     def __init__(self, scheduler: Any) -> None:
         self.call = 0
         module = sys.modules[type(scheduler).__module__]
-        patches = {"randn_tensor": self._drawn, "BrownianTreeNoiseSampler": lambda *arguments: self._increment}
+        patches: dict[str, Any] = {
+            "randn_tensor": self._drawn,
+            "BrownianTreeNoiseSampler": lambda *arguments: self._increment,
+        }
         wanted = {name: patch for name, patch in patches.items() if hasattr(module, name)}
         self._patch = mock.patch.multiple(module, **wanted) if wanted else None
         self._from = -1.0

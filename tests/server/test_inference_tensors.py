@@ -137,5 +137,5 @@ def test_a_reply_put_together_by_hand_is_the_message_that_protobuf_would_make(ro
 
 def test_an_array_that_is_not_contiguous_is_sent_in_row_major_order() -> None:
     chw = np.arange(math.prod((2, 2, 3)), dtype=np.float32).reshape(2, 2, 3).transpose(2, 0, 1)
-    (_, _, content) = reply_parts(pb.ModelInferResponse(), [IMAGE_FLOAT], [Pixels(chw=chw)])
+    content = reply_parts(pb.ModelInferResponse(), [IMAGE_FLOAT], [Pixels(chw=chw)])[-1]
     assert_array_equal(np.frombuffer(content, np.float32).reshape(3, 2, 2), chw)

@@ -49,3 +49,29 @@ def test_server_runs_on_asyncios_own_loop_without_uvloop(monkeypatch: pytest.Mon
         assert type(loop).__module__.startswith("asyncio")
     finally:
         loop.close()
+
+
+POLICIES = """
+import asyncio, os, threading
+from pathlib import Path
+import grpc
+from impasto.server.process import let_the_event_loop_finish
+
+async def main():
+    server = grpc.aio.server()
+    server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    let_the_event_loop_finish()
+    polling = [thread.native_id for thread in threading.enumerate() if "_poll_wrapper" in thread.name]
+    print([os.sched_getscheduler(thread) == os.SCHED_BATCH for thread in polling])
+    print(os.sched_getscheduler(0) == os.SCHED_OTHER)
+    await server.stop(None)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it is Linux that is told")
+def test_grpcs_polling_thread_does_not_interrupt_the_event_loop() -> None:
+    shown = subprocess.run([sys.executable, "-c", POLICIES], capture_output=True, text=True, check=True)
+    assert shown.stdout.splitlines() == ["[True]", "True"]

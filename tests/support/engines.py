@@ -63,6 +63,20 @@ class BatchGate:
         self._is_open.set()
 
 
+def assert_rows_stand_alone(engine: Engine, requests: Sequence[PictureRequest]) -> None:
+    """Assert that each request's picture has the same bytes alone, in batches of every size and in every slot of them.
+
+    The requests are for different pictures.
+    """
+    alone = [engine.run([request])[0].image_float.tobytes() for request in requests]
+    assert len(set(alone)) == len(alone)
+    for count in range(2, len(requests) + 1):
+        for shift in range(len(requests)):
+            chosen = [(shift + place) % len(requests) for place in range(count)]
+            together = engine.run([requests[place] for place in chosen])
+            assert [picture.image_float.tobytes() for picture in together] == [alone[place] for place in chosen]
+
+
 @asynccontextmanager
 async def serving_hooked(
     models: Path,

@@ -9,12 +9,12 @@ import pytest
 import torch
 from diffusers import DDPMPipeline
 from PIL import Image
-from torch import Tensor
 from typer.testing import CliRunner
 
 from impasto.cli import app
 from impasto.errors import InvalidRequest
 from impasto.training.diffusion import DiffusionPlan, Trainer, loss_weights
+from tests.support.training import same_though_killed
 
 COLOUR = (32, 96, 224)
 
@@ -33,12 +33,6 @@ def plan(**changes: Any) -> DiffusionPlan:
         "save_seconds": 0.0,
     }
     return DiffusionPlan(**(values | changes))
-
-
-@pytest.fixture(scope="module")
-def pictures() -> list[Image.Image]:
-    rng = np.random.default_rng(0)
-    return [Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8))]
 
 
 @pytest.fixture(scope="module")
@@ -97,46 +91,10 @@ def test_a_run_writes_a_sheet_of_sixteen_and_the_model_beside_it(pictures: list[
     assert (tmp_path / "sheet_final.png").exists()
 
 
-class Killed(Exception):
-    pass
-
-
-def run_and_kill(trainer: Trainer, after: int) -> None:
-    """Run `after` steps and die, as a kill does: with nothing saved since the last save."""
-    step, steps = trainer._step, iter(range(after))
-
-    def interrupted() -> float:
-        if next(steps, None) is None:
-            raise Killed
-        return step()
-
-    trainer._step = interrupted  # type: ignore[method-assign]
-    with pytest.raises(Killed):
-        trainer.run()
-
-
-def leaves(state: Any) -> list[Any]:
-    """Every value of a state, dictionaries and lists taken apart."""
-    if isinstance(state, dict):
-        return [leaf for key in sorted(state, key=str) for leaf in leaves(state[key])]
-    if isinstance(state, list | tuple):
-        return [leaf for item in state for leaf in leaves(item)]
-    return [state]
-
-
 def test_a_run_that_is_killed_goes_on_to_the_same_state_bit_for_bit(
     pictures: list[Image.Image], tmp_path: Path
 ) -> None:
-    Trainer(plan(), pictures, tmp_path / "whole").run()
-    for steps in (2, 5):
-        run_and_kill(Trainer(plan(), pictures, tmp_path / "broken"), after=steps)
-    broken = Trainer(plan(), pictures, tmp_path / "broken")
-    assert broken.seen == 28
-    broken.run()
-    ours, theirs = (leaves(torch.load(tmp_path / run / "state.pt")) for run in ("whole", "broken"))
-    assert len(ours) == len(theirs) > 300
-    for one, other in zip(ours, theirs, strict=True):
-        assert torch.equal(one, other) if isinstance(one, Tensor) else one == other
+    same_though_killed(lambda out: Trainer(plan(), pictures, out), tmp_path, kills=(2, 5))
 
 
 def test_a_batch_has_a_timestep_of_each_part_of_the_schedule(pictures: list[Image.Image], tmp_path: Path) -> None:

@@ -17,10 +17,9 @@ from impasto.errors import InvalidRequest
 from impasto.generators.families import family_of
 from impasto.generators.gan import GANConfig
 from impasto.training.critic import Critic, gradient_penalty
-from impasto.training.curve import read_curve
 from impasto.training.gan import GANPlan, Trainer
 from impasto.training.gan_losses import LOSS_NAMES, LOSSES, LossName
-from tests.support.training import kill_after, leaves
+from tests.support.training import same_though_killed
 
 SHAPE: dict[str, Any] = {"resolution": 16, "z_dim": 8, "channel_base": 16, "channel_max": 16}
 CLASSES = {"night": (30, 40, 200), "sea": (200, 160, 40)}
@@ -36,12 +35,6 @@ def plan(config: GANConfig | None = None, **changes: Any) -> GANPlan:
         "save_seconds": 0.0,
     }
     return GANPlan(config or GANConfig(**SHAPE), **(values | changes))
-
-
-@pytest.fixture(scope="module")
-def pictures() -> list[Image.Image]:
-    rng = np.random.default_rng(0)
-    return [Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8))]
 
 
 def test_a_class_has_its_colour(tmp_path: Path) -> None:
@@ -67,17 +60,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_state_bit_for_bit(
 ) -> None:
     config = GANConfig(**SHAPE, attention=8)
     length = {"pictures": 8 * 4 * LOSSES[loss].critic_steps, "loss": loss, "spectral": loss != "wgan-gp"}
-    Trainer(plan(config, **length), pictures, tmp_path / "whole").run()
-    for steps in (2, 3):
-        kill_after(steps, Trainer(plan(config, **length), pictures, tmp_path / "broken"))
-    broken = Trainer(plan(config, **length), pictures, tmp_path / "broken")
-    assert broken.seen == 5 * 4 * LOSSES[loss].critic_steps
-    broken.run()
-    ours, theirs = (leaves(torch.load(tmp_path / run / "state.pt")) for run in ("whole", "broken"))
-    assert len(ours) == len(theirs) > 100
-    assert all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(ours, theirs, strict=True))
-    curve = read_curve(tmp_path / "whole")
-    assert curve == read_curve(tmp_path / "broken")
+    curve = same_though_killed(lambda out: Trainer(plan(config, **length), pictures, out), tmp_path)
     assert len(curve) == 8
     assert np.isfinite([[*step.values()] for step in curve]).all()
 
@@ -197,6 +180,7 @@ def test_the_command_trains_classes_and_names_the_weights(pictures: list[Image.I
         header = file.metadata()
     assert header["family"] == "gan"
     assert json.loads(header["config"])["c_dim"] == 2
+    assert (tmp_path / "run" / "classes.txt").read_text() == "0\tnight\n1\tsea\n"
 
 
 def test_a_command_that_cannot_start_says_why_in_one_line(pictures: list[Image.Image], tmp_path: Path) -> None:

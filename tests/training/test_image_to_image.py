@@ -19,26 +19,13 @@ from impasto.training.curve import read_curve
 from impasto.training.flat_colours import flat_colours, random_flat_colours
 from impasto.training.image_to_image import ImageToImagePlan, Trainer
 from tests.support.image_to_image import scene
-from tests.support.training import kill_after, leaves
+from tests.support.training import image_to_image_plan, same_though_killed
 
 CONFIG = ResidualConfig(channels=4, blocks=1, adds=True, resizes=True, noise=1)
 
 
 def plan(config: ResidualConfig = CONFIG, **changes: Any) -> ImageToImagePlan:
-    values: dict[str, Any] = {
-        "resolution": 16,
-        "pictures": 28,
-        "batch": 4,
-        "crop": (16, 24),
-        "channel_base": 128,
-        "channel_max": 8,
-        "sheet_pictures": 20,
-        "adversarial_from": 16,
-        "r1_interval": 2,
-        "bfloat16": False,
-        "save_seconds": 0.0,
-    }
-    return ImageToImagePlan(config, **(values | changes))
+    return image_to_image_plan(config, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -82,16 +69,7 @@ def test_it_learns_to_paint(pictures: list[Image.Image], tmp_path: Path) -> None
 def test_a_run_that_is_killed_goes_on_to_the_same_state_bit_for_bit(
     pictures: list[Image.Image], tmp_path: Path
 ) -> None:
-    Trainer(plan(), pictures, tmp_path / "whole").run()
-    for steps in (2, 3):
-        kill_after(steps, Trainer(plan(), pictures, tmp_path / "broken"))
-    broken = Trainer(plan(), pictures, tmp_path / "broken")
-    assert broken.seen == 20
-    broken.run()
-    ours, theirs = (leaves(torch.load(tmp_path / run / "state.pt")) for run in ("whole", "broken"))
-    assert len(ours) == len(theirs) > 200
-    assert all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(ours, theirs, strict=True))
-    assert read_curve(tmp_path / "whole") == read_curve(tmp_path / "broken")
+    same_though_killed(lambda out: Trainer(plan(), pictures, out), tmp_path)
 
 
 def test_the_weights_are_the_averaged_network_and_load_by_their_header(

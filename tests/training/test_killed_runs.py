@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from impasto.training.curve import Curve, read_curve
+from impasto.training.curve import FILE, Curve, read_curve
 from impasto.training.diffusion import Trainer
 from impasto.training.state import replaced
 from tests.training.killed_runs import BATCH, COMMON, TRAINERS, pictures
@@ -61,6 +64,52 @@ def test_a_killed_run_leaves_the_files_of_an_unbroken_one(name: str, runs: Any) 
     assert {path for path in broken if path.suffix != ".part"} == whole
     ours, theirs = (Image.open(out / name / run / "sheet_final.png") for run in ("whole", "broken"))
     assert np.array_equal(np.asarray(ours), np.asarray(theirs))
+
+
+COMMAND = """
+import functools
+from impasto.training import vae
+vae.VAEPlan = functools.partial(vae.VAEPlan, save_seconds=0.0)  # else a run as short as this saves nothing
+from impasto.cli import app
+app()
+"""
+COMMAND_STEPS = 60
+
+
+def trains(data: Path, out: Path) -> subprocess.Popen[bytes]:
+    """Begin `impasto train`, of a tiny VAE that saves after every step."""
+    shape = ["--resolution", "16", "--latent-side", "4", "--channels", "4", "--most-channels", "8"]
+    length = ["--pictures", str(COMMAND_STEPS * BATCH), "--batch", str(BATCH), "--crop", "16", "32", "--threads", "1"]
+    command = [sys.executable, "-c", COMMAND, "train", "vae", "--data", str(data), "--out", str(out), *shape, *length]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+def steps_in(out: Path) -> int:
+    """Steps in the curve so far."""
+    return (out / FILE).read_bytes().count(b"\n") if (out / FILE).exists() else 0
+
+
+@pytest.mark.slow
+def test_the_command_that_is_killed_and_typed_again_leaves_the_files_of_an_unbroken_one(tmp_path: Path) -> None:
+    data, whole, broken = (tmp_path / name for name in ("data", "whole", "broken"))
+    data.mkdir()
+    for number, picture in enumerate(pictures()):
+        picture.save(data / f"{number}.png")
+    chance = random.Random(0)
+    for reached in sorted(chance.sample(range(1, COMMAND_STEPS - 10), 3)):
+        run = trains(data, broken)
+        while steps_in(broken) < reached and run.poll() is None:
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0.0, 0.05))
+        run.kill()
+        assert run.wait() == -signal.SIGKILL
+        assert reached <= steps_in(broken) < COMMAND_STEPS
+    for out in (whole, broken):
+        told, _ = trains(data, out).communicate(timeout=120)
+        assert told.decode() == f"{out / 'weights.safetensors'}\n"
+    assert steps_in(whole) == COMMAND_STEPS
+    for name in (FILE, "weights.safetensors", "sheet_final.png"):
+        assert (whole / name).read_bytes() == (broken / name).read_bytes()
 
 
 def test_a_kill_while_a_state_is_written_leaves_the_state_before_it(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_other_generators_are_searched_too(family: str, tmp_path: Path) -> None:
         open_projectable(bundle, label=0)
 
 
-def test_what_cannot_be_searched_is_refused(tiny: Bundle) -> None:
+def test_what_cannot_be_searched_is_refused(tiny: Bundle, image_to_image_models: Path) -> None:
     model = open_projectable(tiny)
     with pytest.raises(InvalidRequest, match="picture: found '8×16 pixels'; allowed is 16×16"):
         project(model, np.zeros((16, 8, 3), np.uint8), ProjectionPlan())
@@ -134,7 +134,9 @@ def test_what_cannot_be_searched_is_refused(tiny: Bundle) -> None:
     with pytest.raises(InvalidRequest, match="label: found 2; allowed is an integer from 0 to 1"):
         open_projectable(tiny, label=2)
     null = Bundle(Path(), Manifest(name="n", version="1", family="null", config={}, width=1, height=1))
-    with pytest.raises(InvalidRequest, match="model: found 'one of the family null'; allowed is one of a GAN or VAE"):
+    with pytest.raises(
+        InvalidRequest, match="model: found 'one of the family null'; allowed is a StyleGAN, GAN or VAE"
+    ):
         open_projectable(null)
 
 

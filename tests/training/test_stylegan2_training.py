@@ -18,6 +18,7 @@ from impasto.training.crops import Crops
 from impasto.training.discriminator import adversarial_loss
 from impasto.training.pictures import read_pictures
 from impasto.training.stylegan2 import Trainer, TrainingPlan
+from tests.support.training import kill_after
 
 CONFIG = StyleGAN2Config(resolution=16, z_dim=8, w_dim=8, mapping_layers=2, channel_base=128, channel_max=8)
 
@@ -56,28 +57,10 @@ def test_a_run_grows_writes_sheets_and_weights_that_load(pictures: list[Image.Im
     assert all(torch.isfinite(tensor).all() for tensor in generator.state_dict().values())
 
 
-class Killed(Exception):
-    pass
-
-
-def run_and_kill(trainer: Trainer, after: int) -> None:
-    """Run `after` steps and die, as a kill does: with nothing saved since the last save."""
-    step, steps = trainer._step, iter(range(after))
-
-    def interrupted() -> tuple[float, float, float]:
-        if next(steps, None) is None:
-            raise Killed
-        return step()
-
-    trainer._step = interrupted  # type: ignore[method-assign]
-    with pytest.raises(Killed):
-        trainer.run()
-
-
 def test_a_run_that_is_broken_off_goes_on_to_the_same_weights(pictures: list[Image.Image], tmp_path: Path) -> None:
     Trainer(plan(), pictures, tmp_path / "whole").run()
     for steps in (2, 3, 7):
-        run_and_kill(Trainer(plan(), pictures, tmp_path / "broken"), after=steps)
+        kill_after(steps, Trainer(plan(), pictures, tmp_path / "broken"))
     Trainer(plan(), pictures, tmp_path / "broken").run()
     whole, broken = (load_file(tmp_path / run / "weights.safetensors") for run in ("whole", "broken"))
     for name, tensor in whole.items():

@@ -20,7 +20,7 @@ from impasto.generators.vq import VQ, VQConfig
 from impasto.training.bottlenecks import Codebook, Gaussian
 from impasto.training.curve import read_curve
 from impasto.training.vae import Trainer, VAEPlan
-from tests.support.training import kill_after, leaves
+from tests.support.training import same_though_killed
 
 SHAPE: dict[str, Any] = {"resolution": 8, "latent_side": 2, "channel_base": 8, "channel_max": 16}
 COLOURS = ((200, 60, 60), (60, 80, 200))
@@ -40,12 +40,6 @@ def plan(config: VAEConfig | VQConfig | None = None, **changes: Any) -> VAEPlan:
         "save_seconds": 0.0,
     }
     return VAEPlan(config or VAEConfig(**SHAPE), **(values | changes))
-
-
-@pytest.fixture(scope="module")
-def pictures() -> list[Image.Image]:
-    rng = np.random.default_rng(0)
-    return [Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8))]
 
 
 @pytest.fixture(scope="module")
@@ -77,16 +71,7 @@ def test_it_learns_to_reconstruct(config: VAEConfig | VQConfig, colours: list[Im
 def test_a_run_that_is_killed_goes_on_to_the_same_state_bit_for_bit(
     config: VAEConfig | VQConfig, pictures: list[Image.Image], tmp_path: Path
 ) -> None:
-    Trainer(plan(config), pictures, tmp_path / "whole").run()
-    for steps in (2, 3):
-        kill_after(steps, Trainer(plan(config), pictures, tmp_path / "broken"))
-    broken = Trainer(plan(config), pictures, tmp_path / "broken")
-    assert broken.seen == 20
-    broken.run()
-    ours, theirs = (leaves(torch.load(tmp_path / run / "state.pt")) for run in ("whole", "broken"))
-    assert len(ours) == len(theirs) > 200
-    assert all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(ours, theirs, strict=True))
-    assert read_curve(tmp_path / "whole") == read_curve(tmp_path / "broken")
+    same_though_killed(lambda out: Trainer(plan(config), pictures, out), tmp_path)
 
 
 def test_the_weights_are_the_averaged_network_and_load_by_their_header(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from impasto.kernels import modulated_conv, modulated_conv_up, tiles
+from impasto.kernels import modulated_conv, modulated_conv_up, styles, tiles
 from impasto.kernels.packing.spec import FLOATS, Constant, Spec, types
 
 CLAMP = 256.0
@@ -20,6 +20,21 @@ KINDS = {
 """The type of the features, and how float32 is multiplied."""
 EPILOGUE = types(_fp32="demodulation noise strength bias", i32="noise_stride")
 NO_EPILOGUE: dict[str, Constant] = dict.fromkeys(("demodulation", "noise", "strength", "bias"))
+
+
+def _styles() -> Iterator[Spec]:
+    for inputs in (64, 128, 256, 512):
+        yield Spec(
+            "styles",
+            f"styles_i{inputs}",
+            f"styles of all layers, of up to {inputs} inputs each",
+            "styles._styles_kernel",
+            types(_fp32="ws weight bias out", _i32="rows", i32="num_ws features"),
+            {"BLOCK_ROWS": inputs, "BLOCK_FEATURES": styles.BLOCK_FEATURES},
+            ("layers", "n"),
+            ("features",),
+            styles.NUM_WARPS,
+        )
 
 
 def _demodulation() -> Spec:
@@ -148,6 +163,7 @@ def _modulated_conv_up() -> Iterator[Spec]:
 
 def convolutions() -> Iterator[Spec]:
     """All of them."""
+    yield from _styles()
     yield _demodulation()
     yield from _modulated_conv()
     yield from _modulated_conv_up()

@@ -21,8 +21,7 @@ COMMON = """\
  *     impasto_unload(&kernel);
  *
  * Pointers are multiples of 16, or null where a kernel allows it, and so are the sizes that are marked; a launch with
- * others, or beyond a bound, returns
- * CUDA_ERROR_INVALID_VALUE. A launch over nothing is none. manifest.json says more.
+ * others, or beyond a bound, returns CUDA_ERROR_INVALID_VALUE. A launch over nothing is none. manifest.json says more.
  */
 #ifndef IMPASTO_KERNELS_H
 #define IMPASTO_KERNELS_H

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from impasto.kernels import (
     ada_norm,
     bias_act,
+    filtered_lrelu,
     geglu,
     group_norm_silu,
     guidance_rescale,
@@ -236,6 +237,43 @@ def _upfirdn() -> Iterator[Spec]:
                 )
 
 
+def _filtered_lrelu() -> Iterator[Spec]:
+    sizes = types(
+        _fp32="p_bias p_up p_down",
+        i32="channels height width out_height out_width left top pairs tiles columns",
+        fp32="slope gain clamp",
+    )
+    down, down_taps = 2, 12
+    for x in FLOATS:
+        for up, up_taps in ((2, 12), (4, 24)):
+            tile = filtered_lrelu.tile(up, down, up_taps, down_taps)
+            columns = f"ceil_div(out_width, {tile.kept})"
+            for paired in (False, True):
+                yield Spec(
+                    "filtered_lrelu",
+                    f"filtered_lrelu_{x}_up{up}{'_radial' if paired else ''}",
+                    f"{x}, up {up}, down {down}, {up_taps} and {down_taps} taps"
+                    f"{', a sum of separable filters for down-sampling' if paired else ''}",
+                    "filtered_lrelu._filtered_lrelu_kernel",
+                    dict.fromkeys(("p_x", "p_y"), f"*{x}") | sizes,
+                    {
+                        "UP": up,
+                        "DOWN": down,
+                        "UP_TAPS": up_taps,
+                        "DOWN_TAPS": down_taps,
+                        "PAIRED": paired,
+                        "KEPT": tile.kept,
+                        "BLOCK_S": tile.samples,
+                        "BLOCK_T": filtered_lrelu.PIXELS,
+                        "BLOCK_O": tile.outputs,
+                    },
+                    ("n * channels * tiles",),
+                    num_warps=tile.warps,
+                    computed=({} if paired else {"pairs": "0"})
+                    | {"tiles": f"ceil_div(out_height, {tile.kept}) * {columns}", "columns": columns},
+                )
+
+
 def _to_rgb() -> Iterator[Spec]:
     parameters = types(_fp32="p_y p_weight p_styles p_bias", fp32="clamp")
     sizes = types(i32="inputs outputs height width pixel_stride tiles")
@@ -269,4 +307,5 @@ def operations() -> Iterator[Spec]:
     yield from _geglu()
     yield from _ada_norm()
     yield from _upfirdn()
+    yield from _filtered_lrelu()
     yield from _to_rgb()

@@ -26,7 +26,8 @@ class Spec:
     constants: Mapping[str, Constant]
     """Every other argument."""
     grid: tuple[str, ...]
-    """Programs along x, y and z, 1 where left out: of the arguments' names, the batch size `n`, +, * and `ceil_div`."""
+    """Programs along x, y and z, 1 where left out: of the arguments' names, the batch size `n`, the number of `layers`,
+    +, * and `ceil_div`."""
     divisible: tuple[str, ...] = ()
     """Integers that are multiples of 16."""
     num_warps: int = 4
