@@ -3,21 +3,23 @@
 A row has the same bytes whatever the number of threads: the operations that split a sum among threads, small ones all,
 run in one. (Which do was found by trying, with oneDNN and MKL in torch 2.13; engines check it when they warm up.)
 
-In bfloat16 the layers from 32×32 on are
+In bfloat16 the layers from 16×16 on are
 
     h = lrelu(conv(x ⊙ s, √2·W) + √2·(b + noise·strength) / d)          [1, C, R, R], channels-last
 
 where the convolution takes and gives bfloat16, its sums being float32, and all else is float32. So a layer rounds three
 times, its input, its weight and its sums; the passes between convolutions round nothing, and would take no less time in
-bfloat16. Layers up to 16×16 stay float32: they take little time, and each that rounds would add as much noise to the
+bfloat16. Layers up to 8×8 stay float32: they take little time, and each that rounds would add as much noise to the
 picture as any other. Up-sampling is the folded form, which rounds nothing before the filter. The convolution adds
-√2·b/d to its sums, which therefore belong to one row.
+√2·b/d to its sums, which therefore belong to one row. New memory for a layer's features takes as long as a pass over
+them, so a layer writes into its input's, which nothing reads after it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,7 +32,11 @@ from impasto.generators.stylegan2_frozen import FrozenMapping, FrozenSynthesis, 
 from impasto.kernels import bias_act, modulated_conv
 
 MIN_SIDE = 32
-"""The first resolution whose layers use all threads, and may be bfloat16."""
+"""The first resolution whose layers use all threads."""
+MIN_BFLOAT16_SIDE = 16
+"""The first one whose layers may be bfloat16."""
+GEOMETRY = ([1, 1], [1, 1], [1, 1], 1)
+"""Padding, strides, dilation and groups of every 3×3 convolution, as oneDNN's operators take them."""
 
 
 def cpu_mapping(mapping: Mapping) -> nn.Module:
@@ -53,9 +59,11 @@ def bfloat16_synthesis(synthesis: Synthesis) -> FrozenSynthesis:
     """As `float32_synthesis`, with convolutions in bfloat16; what goes in and comes out is float32."""
     frozen = float32_synthesis(synthesis)
     for resolution, block in synthesis.blocks:
-        if resolution >= MIN_SIDE:
-            setattr(frozen, f"b{resolution}_conv0", BFloat16Layer(block.conv0))
-            setattr(frozen, f"b{resolution}_conv1", BFloat16Layer(block.conv1))
+        if resolution < MIN_BFLOAT16_SIDE:
+            continue
+        for name, layer, side in (("conv0", block.conv0, resolution // 2), ("conv1", block.conv1, resolution)):
+            rounded = BFloat16Layer(layer, side)
+            setattr(frozen, f"b{resolution}_{name}", rounded if resolution >= MIN_SIDE else InOneThread(rounded))
     return frozen
 
 
@@ -82,20 +90,55 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-class BFloat16Layer(nn.Module):
-    """A 3×3 layer of one row: (h, its scale, w, noise) → (next h, its scale), as `stylegan2_frozen.FrozenLayer`."""
+class PackedConvolution(nn.Module):
+    """x [1, I, side, side] with a weight [O, I, 3, 3] and perhaps a bias [O] → [1, O, side, side]; one dtype.
 
-    def __init__(self, layer: SynthesisLayer):
+    The weight lies in oneDNN's own order, into which `conv2d` would bring it again at every call.
+    """
+
+    def __init__(self, weight: Tensor, side: int):
+        super().__init__()
+        shape = [1, weight.shape[1], side, side]
+        packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *GEOMETRY, shape)
+        # Opaque to copies and to `state_dict`: not a buffer.
+        self.packed = packed
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        result: Tensor = torch.ops.mkldnn._convolution_pointwise(x, self.packed, bias, *GEOMETRY, "none", [], "")
+        return result
+
+
+class Memory(threading.local):
+    """Tensors of a layer that it writes anew at each call, on whichever thread."""
+
+    def __init__(self) -> None:
+        self._kept: dict[torch.dtype, Tensor] = {}
+
+    def like(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """The one of that dtype, channels-last in the shape of x."""
+        if dtype not in self._kept or self._kept[dtype].shape != x.shape:
+            self._kept[dtype] = torch.empty(x.shape, dtype=dtype, memory_format=torch.channels_last)
+        return self._kept[dtype]
+
+
+class BFloat16Layer(nn.Module):
+    """A 3×3 layer of one row: (h, its scale, w, noise) → (next h, its scale), as `stylegan2_frozen.FrozenLayer`.
+
+    h is [1, C, side, side], and is overwritten; what comes out is valid until the next call on the same thread.
+    """
+
+    def __init__(self, layer: SynthesisLayer, side: int):
         super().__init__()
         self.up = layer.up
         self.clamp = layer.clamp
+        self._memory = Memory()
         constants(self, "affine", *layer.affine.scaled())
         weight = layer.weight.detach()
         self.register_buffer("squares", modulated_conv.squared_weights(weight).t().contiguous())
         if layer.up:
             weight = modulated_conv.fold_up_weight(weight)
         rounded = (weight * bias_act.GAIN).bfloat16()
-        self.register_buffer("weight", rounded.contiguous(memory_format=torch.channels_last))
+        self.convolution = PackedConvolution(rounded.contiguous(memory_format=torch.channels_last), side)
         self.register_buffer("bias", layer.bias.detach() * bias_act.GAIN)
         self.register_buffer("strength", layer.noise_strength.detach() * bias_act.GAIN)
 
@@ -103,14 +146,14 @@ class BFloat16Layer(nn.Module):
         with one_thread():
             styles = product(self, "affine", w)
             demodulation = (styles.square() @ self.get_buffer("squares") + modulated_conv.EPSILON).rsqrt()
-        x = (h * (styles * scale)[:, :, None, None]).bfloat16().contiguous(memory_format=torch.channels_last)
+        x = self._memory.like(h, torch.bfloat16).copy_(h.mul_((styles * scale)[:, :, None, None]))
         bias = (self.get_buffer("bias") / demodulation[0]).bfloat16()
         if self.up:
-            sums = functional.conv2d(x, self.get_buffer("weight"), bias.repeat_interleave(4), padding=1)
-            sums = functional.pixel_shuffle(sums, 2)
+            sums = functional.pixel_shuffle(self.convolution(x, bias.repeat_interleave(4)), 2)
         else:
-            sums = functional.conv2d(x, self.get_buffer("weight"), bias, padding=1)
-        h = sums.float().addcmul_(noise, (self.get_buffer("strength") / demodulation)[:, :, None, None])
+            sums = self.convolution(x, bias)
+        h = (h if h.shape == sums.shape else self._memory.like(sums, torch.float32)).copy_(sums)
+        h.addcmul_(noise, (self.get_buffer("strength") / demodulation)[:, :, None, None])
         functional.leaky_relu_(h, bias_act.SLOPE)
         if self.clamp is not None:
             bound = (self.clamp / demodulation)[:, :, None, None]

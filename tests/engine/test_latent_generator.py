@@ -161,7 +161,7 @@ WRONG_SIZE = random_pixels(16, 8)
         ("gan", PictureRequest(ws=np.zeros((2, 2), np.float32)), "ws: found 'values'; allowed is nothing"),
         ("gan", PictureRequest(seed=1, noise_mode="const"), "noise_mode: found 'const'; allowed is nothing"),
         ("gan", PictureRequest(seed=1, cutoff=1), "psi_cutoff: found 1; allowed is nothing"),
-        ("gan", PictureRequest(seed=1, mix=StyleMix(1, 0, 0)), "style_mix: found StyleMix"),
+        ("gan", PictureRequest(seed=1, mix=StyleMix(1, 0, 0)), "style_mix: found 'one'"),
         ("gan", PictureRequest(seed=1, rotation=1.0), "rotation: found 1.0; allowed is nothing"),
         ("gan", PictureRequest(seed=1, denoising=Denoising(steps=3)), "steps: found 3; allowed is nothing"),
         ("vae", PictureRequest(seed=1, label=0), "label: found 0; allowed is nothing; this model is not conditional"),
