@@ -38,7 +38,7 @@ MOVING = {
 
 def widened(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy whose constants are float32 where the file keeps them as float16 with a Cast behind."""
-    model = _copied(model)
+    model = copied(model)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes = []
     for node in model.graph.node:
@@ -47,7 +47,7 @@ def widened(model: onnx.ModelProto) -> onnx.ModelProto:
             continue
         values = numpy_helper.to_array(constants[node.input[0]]).astype(np.float32)
         model.graph.initializer.append(numpy_helper.from_array(values, node.output[0]))
-    _replace_nodes(model, nodes)
+    replace_nodes(model, nodes)
     return model
 
 
@@ -91,7 +91,7 @@ def dense_convolutions(model: onnx.ModelProto, min_side: int = 0) -> list[str]:
 
 def halve(model: onnx.ModelProto, precision: str, nodes: Collection[str]) -> onnx.ModelProto:
     """A copy in which the named products, and what only carries their results, are in 16 bits."""
-    model = _copied(model)
+    model = copied(model)
     if precision == "bf16":
         for opset in model.opset_import:
             opset.version = max(opset.version, BFLOAT16_OPSET)
@@ -130,7 +130,7 @@ class _Halving:
             self._nodes.append(node)
         for output in self._model.graph.output:
             self._want_float(output.name)
-        _replace_nodes(self._model, self._nodes)
+        replace_nodes(self._model, self._nodes)
         return self._model
 
     def _numbers(self, node: onnx.NodeProto) -> list[int]:
@@ -165,7 +165,7 @@ def computed_wide(model: onnx.ModelProto) -> onnx.ModelProto:
     Those that have them also add in float32, so that both give the same but for the order of sums. Such a runtime may
     run the graph itself and leave the rounding out, as onnxruntime does on a CPU with float16: it tells nothing then.
     """
-    model = _copied(model)
+    model = copied(model)
     for opset in model.opset_import:
         opset.version = min(opset.version, BFLOAT16_OPSET - 2)
     short = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
@@ -186,7 +186,7 @@ def computed_wide(model: onnx.ModelProto) -> onnx.ModelProto:
         short.update(dict.fromkeys(results, dtype))
         node.output[:] = [f"{name}.wide" for name in results]
         edited += [node, *(_cast(f"{name}.wide", name, dtype) for name in results)]
-    _replace_nodes(model, edited)
+    replace_nodes(model, edited)
     return model
 
 
@@ -205,7 +205,8 @@ def _values(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     return [*model.graph.value_info, *model.graph.output]
 
 
-def _copied(model: onnx.ModelProto) -> onnx.ModelProto:
+def copied(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Another model of the same content."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     return copy
@@ -221,7 +222,7 @@ def _rounded(tensor: onnx.TensorProto, name: str, dtype: int) -> onnx.TensorProt
     return numpy_helper.from_array(values, name)
 
 
-def _replace_nodes(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:
+def replace_nodes(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:
     """Put these nodes in place; drop constants that none of them takes, and notes on what none of them makes."""
     graph = model.graph
     del graph.node[:]

@@ -25,6 +25,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from impasto.export.precision import copied, replace_nodes
+
 PERCENTILE = 99.999
 FLOAT8 = TensorProto.FLOAT8E4M3FN
 LARGEST = np.float32(448.0)
@@ -55,8 +57,7 @@ def to_int8(model: onnx.ModelProto, target: Path, nodes: Collection[str], calibr
 
 def largest_inputs(model: onnx.ModelProto, nodes: Collection[str], calibration: Iterable[Feeds]) -> dict[str, float]:
     """The largest absolute number that each of the named convolutions takes, over a calibration set."""
-    probed = onnx.ModelProto()
-    probed.CopyFrom(model)
+    probed = copied(model)
     taken = {node.name: node.input[0] for node in model.graph.node if node.name in nodes}
     del probed.graph.output[:]
     for name in taken:
@@ -73,8 +74,7 @@ def to_float8(model: onnx.ModelProto, largest: Mapping[str, float]) -> onnx.Mode
 
     Their weights are initializers, output channels first.
     """
-    quantised = onnx.ModelProto()
-    quantised.CopyFrom(model)
+    quantised = copied(model)
     graph = quantised.graph
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     nodes: list[onnx.NodeProto] = []
@@ -84,12 +84,7 @@ def to_float8(model: onnx.ModelProto, largest: Mapping[str, float]) -> onnx.Mode
             nodes += _through_float8(graph, node, scale)
             nodes.append(_dequantised_weight(graph, node, weights[node.input[1]]))
         nodes.append(node)
-    del graph.node[:]
-    graph.node.extend(nodes)
-    taken = {name for node in nodes for name in node.input}
-    constants = [tensor for tensor in graph.initializer if tensor.name in taken]
-    del graph.initializer[:]
-    graph.initializer.extend(constants)
+    replace_nodes(quantised, nodes)
     return quantised
 
 

@@ -20,6 +20,7 @@ from impasto.errors import BackendUnavailable
 from impasto.export.bundle import open_bundle
 from impasto.images import Picture
 from tests.support.bundles import write_tiny_bundle
+from tests.support.engines import assert_rows_stand_alone
 from tests.support.inference import serving
 
 has_bfloat16 = pytest.mark.skipif(
@@ -55,13 +56,7 @@ REQUESTS = [
 
 @has_bfloat16
 def test_a_row_is_the_same_alone_in_every_batch_and_in_every_slot(bf16: StyleGAN2Engine) -> None:
-    alone = [bf16.run([request])[0].image_float.tobytes() for request in REQUESTS]
-    assert len(set(alone)) == len(alone)
-    for count in range(2, len(REQUESTS) + 1):
-        for shift in range(len(REQUESTS)):
-            chosen = [(shift + i) % len(REQUESTS) for i in range(count)]
-            together = bf16.run([REQUESTS[i] for i in chosen])
-            assert [picture.image_float.tobytes() for picture in together] == [alone[i] for i in chosen]
+    assert_rows_stand_alone(bf16, REQUESTS)
 
 
 @has_bfloat16
