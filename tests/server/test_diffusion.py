@@ -122,7 +122,7 @@ def slow_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     step = DiffusionEngine.step
 
     def slow(engine: DiffusionEngine, rows: Any) -> Any:
-        time.sleep(0.05)
+        time.sleep(0.2)
         return step(engine, rows)
 
     monkeypatch.setattr(DiffusionEngine, "step", slow)
@@ -165,6 +165,7 @@ def test_previews_have_the_format_that_is_asked_for(format: Any, address: str, g
             assert_array_equal(there.image_float, here.image_float)
 
 
+@pytest.mark.usefixtures("slow_steps")
 def test_replies_and_previews_tell_the_size_asked_for(channel: grpc.Channel) -> None:
     stub = GenerationServiceStub(channel)
     denoising = pb.Denoising(steps=3, sampler="ddim", width=24, height=8, preview_every=1)
