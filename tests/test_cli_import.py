@@ -104,7 +104,7 @@ def test_training_is_saved_on_an_interrupt_and_goes_on_from_there(data: Path, tm
     assert process.stderr is not None
     assert any("training from 0 to 10000000 pictures" in line for line in process.stderr)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "the same command goes on from there" in told
     assert (tmp_path / "state.pt").exists()

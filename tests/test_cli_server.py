@@ -52,7 +52,7 @@ def test_pictures_from_a_served_model_have_the_bytes_of_those_made_here(models: 
 def test_sigterm_ends_the_server_with_status_0(models: Path) -> None:
     with serving("--models", models) as (process, _):
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=300) == 0
 
 
 def test_options_go_before_the_configuration_file(models: Path, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from PIL import Image
 
 import impasto
+from benchmarks.peers.process import free_port
 from benchmarks.tables import README, with_tables
 from impasto.server.config import load_config
 from tests.generators.test_gan import published_dcgan, saved
@@ -45,11 +45,9 @@ def test_the_configuration_is_one_that_the_server_takes(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def ports() -> tuple[str, str]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-    first, second = (str(probe.getsockname()[1]) for probe in probes)
-    for probe in probes:
-        probe.close()
-    return first, second
+    first = free_port(2)
+    second = first + 1
+    return str(first), str(second)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +62,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "paintings").mkdir()
     noise = Image.effect_noise((96, 64), 80).convert("RGB")
     noise.save(folder / "paintings" / "noise.png")
+    for name in ("night", "sea"):
+        (folder / "scenes" / name).mkdir(parents=True)
+        noise.save(folder / "scenes" / name / "noise.png")
     noise.resize((40, 24)).save(folder / "flat.png")
     Image.fromarray(np.arange(24 * 40, dtype=np.uint8).reshape(24, 40) // 5 % 8).save(folder / "map.png")
     return folder
@@ -82,7 +83,7 @@ def surroundings(folder: Path) -> dict[str, str]:
 
 
 def run(code: list[str], folder: Path) -> None:
-    subprocess.run(code, cwd=folder, env=surroundings(folder), check=True, timeout=240)
+    subprocess.run(code, cwd=folder, env=surroundings(folder), check=True, timeout=1500)
 
 
 def script(index: int, ports: tuple[str, str]) -> str:
@@ -134,7 +135,7 @@ def test_the_served_snippets_give_the_same_pictures(folder: Path, ports: tuple[s
     command = serve.removesuffix(" &").split()
     server = subprocess.Popen([sys.executable, "-m", "impasto.cli", *command[1:]], cwd=folder, env=surroundings(folder))
     try:
-        impasto.Client(f"127.0.0.1:{ports[0]}").wait_until_ready(60.0)
+        impasto.Client(f"127.0.0.1:{ports[0]}").wait_until_ready(300.0)
         run(["bash", "-euc", generate], folder)
         for index, python in (*((index, None) for index in range(14, 19)), (19, triton_python)):
             run([str(python or sys.executable), "-c", script(index, ports)], folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from impasto.export.bundle import Manifest
 
 SHORT_DIGEST = 12
+LONG_CLASSES = 60
+"""Characters from which the names of classes are for `--json` alone."""
 Destination = Annotated[
     Path | None,
     typer.Option(
@@ -67,8 +70,9 @@ def import_checkpoint(
 
 def _single_file(checkpoint: Path, **options: Any) -> Path:
     from impasto.export.bundle import sha256_of
+    from impasto.export.class_names import read_class_names
     from impasto.export.publish import publish_checkpoint
-    from impasto.generators.checkpoints import read_checkpoint
+    from impasto.generators.checkpoints import OWN, read_checkpoint
 
     read = read_checkpoint(checkpoint)
     provenance = {
@@ -77,7 +81,8 @@ def _single_file(checkpoint: Path, **options: Any) -> Path:
         "source": read.source,
         "details": read.details,
     }
-    return publish_checkpoint(read, provenance=provenance, **options)
+    names = read_class_names(checkpoint) if read.source == OWN else ()
+    return publish_checkpoint(read, provenance=provenance, class_names=names, **options)
 
 
 def _diffusers_folder(checkpoint: Path, **options: Any) -> Path:
@@ -107,15 +112,20 @@ def list_models(models: Models = None, as_json: Json = False) -> None:
     if as_json:
         print_json(rows)
         return
-    columns = ("name", "version", "family", "size", "digest", "backends", "licence", "path")
-    print_table(columns, [_cells(row) for row in rows])
+    columns = ["name", "version", "family", "size", "digest", "backends", "licence", "path"]
+    if any(row.get("class_names") for row in rows):
+        columns.insert(columns.index("digest"), "classes")
+    print_table(columns, [_cells(row, columns) for row in rows])
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def _cells(row: dict[str, Any], columns: Sequence[str]) -> list[str]:
     if "error" in row:
         return [row["name"], row["version"], row["error"]]
-    digest, backends = row["digest"][:SHORT_DIGEST], ",".join(row["backends"]) or "-"
-    return [row["name"], row["version"], row["family"], row["size"], digest, backends, row["licence"], row["path"]]
+    shown = {"digest": row["digest"][:SHORT_DIGEST], "backends": ",".join(row["backends"]) or "-"}
+    shown["classes"] = ", ".join(row["class_names"]) or "-"
+    if len(shown["classes"]) > LONG_CLASSES:
+        shown["classes"] = f"{row['num_classes']} names"
+    return [shown.get(column) or row[column] for column in columns]
 
 
 def _row(name: str, version: str, path: Path) -> dict[str, Any]:
@@ -136,6 +146,8 @@ def _row(name: str, version: str, path: Path) -> dict[str, Any]:
         "digest": manifest.digest,
         "backends": list(backends_of(manifest.family)),
         "buckets": list(manifest.buckets),
+        "num_classes": manifest.num_classes,
+        "class_names": list(manifest.class_names),
         "licence": manifest.licence,
     }
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from impasto.cli import denoising
+from impasto.cli.classes import Label, class_index
 from impasto.cli.options import takes
 from impasto.cli.output import Format, Output, parse_output
 from impasto.cli.previews import Previews
@@ -46,7 +47,7 @@ def generate(
     psi: Annotated[float | None, typer.Option(help="Truncation: 1 none, 0 the average picture.")] = None,
     cutoff: Annotated[int | None, typer.Option(help="Truncate only that many first layers.")] = None,
     noise: Annotated[Noise | None, typer.Option(help="Noise maps: stored, from the seed, or none.")] = None,
-    label: Annotated[int | None, typer.Option(help="Class index of a conditional model.")] = None,
+    label: Label = None,
     mix: Annotated[
         str | None, typer.Option(metavar="SEED:FIRST-LAST", help="The styles of some layers from another seed.")
     ] = None,
@@ -95,7 +96,6 @@ def generate(
         "psi": psi,
         "psi_cutoff": cutoff,
         "noise_mode": None if noise is None else noise.value,
-        "label": label,
         "style_mix": None if mix is None else parse_mix(mix),
         "rotation": rotate,
         "translation": translate,
@@ -123,10 +123,12 @@ def generate(
 
     def from_server() -> Iterator[Event]:
         with where.connect() as client:
+            parameters["label"] = class_index(label, lambda: client.model(model, where.model_version).class_names)
             yield from client.generate_stream(model, version=where.model_version, priority=priority, **parameters)
 
     def in_process() -> Iterator[Event]:
         with where.load(model) as generator:
+            parameters["label"] = class_index(label, lambda: generator.engine.manifest.class_names)
             yield from generator.generate_stream(**parameters)
 
     _write(from_server() if where.server else in_process(), output, len(listed), as_json)

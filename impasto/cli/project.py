@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from impasto.cli.classes import Label, class_index
 from impasto.cli.generate import Noise
 from impasto.cli.terminal import Json, Models, Threads, console, print_json
 
@@ -33,7 +34,7 @@ def project(
     find_noise: Annotated[
         bool, typer.Option("--find-noise", help="Find StyleGAN2's noise maps too; `generate` takes no such maps.")
     ] = False,
-    label: Annotated[int | None, typer.Option(help="Class index of a conditional model.")] = None,
+    label: Label = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the search.")] = 0,
     model_version: Annotated[str, typer.Option(help="Version of the model; the highest unless given.")] = "",
     models: Models = None,
@@ -56,7 +57,9 @@ def project(
         path = Path(model)
         if not (path / MANIFEST).is_file():
             path = find_bundle(model, model_directories(models), model_version)
-        opened = open_projectable(open_bundle(path), None if noise is None else noise.value, label)
+        bundle = open_bundle(path)
+        index = class_index(label, lambda: bundle.manifest.class_names)
+        opened = open_projectable(bundle, None if noise is None else noise.value, index)
         target = fitted(_read(picture, read_picture), opened.manifest.width, opened.manifest.height)
     found = _search(opened, target, plan)
     written = _write(out, opened, found, target, plan)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from impasto.cli.classes import Label, class_index
 from impasto.cli.generate import Noise, parse_seeds
 from impasto.cli.options import takes
 from impasto.cli.source import Where, open_source
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 Model = Annotated[str, typer.Argument(help="A model's name, or the folder of a bundle.")]
 Out = Annotated[Path, typer.Option(metavar="FILE", help="A .png, .jpg or .webp.")]
 NoiseMode = Annotated[Noise | None, typer.Option("--noise", help="Noise maps: stored, from the seed, or none.")]
-Label = Annotated[int | None, typer.Option(help="Class index of a conditional model.")]
 
 app = typer.Typer(no_args_is_help=True, help="Show on one sheet what a model's styles and its truncation do.")
 
@@ -50,9 +50,9 @@ def mixing(
     def draw(make: Make) -> Picture:
         from impasto.latents import mixing_sheet
 
-        return mixing_sheet(make, down, across, span, psi=psi, label=label, noise_mode=noise and noise.value)
+        return mixing_sheet(make, down, across, span, psi=psi, noise_mode=noise and noise.value)
 
-    _write(draw, out, len(down) * (len(across) + 1) + len(across), model, where)
+    _write(draw, out, len(down) * (len(across) + 1) + len(across), model, label, where)
 
 
 @app.command("truncation")
@@ -74,9 +74,9 @@ def truncation(
     def draw(make: Make) -> Picture:
         from impasto.latents import truncation_sheet
 
-        return truncation_sheet(make, listed, psis, psi_cutoff=cutoff, label=label, noise_mode=noise and noise.value)
+        return truncation_sheet(make, listed, psis, psi_cutoff=cutoff, noise_mode=noise and noise.value)
 
-    _write(draw, out, len(listed) * len(psis), model, where)
+    _write(draw, out, len(listed) * len(psis), model, label, where)
 
 
 def parse_layers(layers: str) -> tuple[int, int]:
@@ -95,14 +95,15 @@ def parse_psis(psis: str) -> list[float]:
         raise typer.BadParameter(f"--psi: found {psis!r}; allowed are numbers such as 0,0.5,1") from None
 
 
-def _write(draw: Callable[[Make], Picture], out: Path, count: int, model: str, where: Where) -> None:
-    """Draw the sheet with a bar over the `count` pictures on it, and write it."""
+def _write(draw: Callable[[Make], Picture], out: Path, count: int, model: str, label: str | None, where: Where) -> None:
+    """Draw the sheet, of that class, with a bar over the `count` pictures on it, and write it."""
     from impasto.cli.output import SHEET_SUFFIXES
     from impasto.cli.progress import Bars
 
     if out.suffix.lower() not in SHEET_SUFFIXES:
         raise typer.BadParameter(f"{out}: a sheet's file name ends in {', '.join(SHEET_SUFFIXES)}")
     with open_source(model, where) as opened, Bars(count, console()) as bars:
-        drawn = draw(lambda **parameters: opened.make(**parameters, on_progress=bars.show))
+        index = class_index(label, lambda: opened.classes)
+        drawn = draw(lambda **parameters: opened.make(**parameters, label=index, on_progress=bars.show))
     out.parent.mkdir(parents=True, exist_ok=True)
     typer.echo(drawn.save(out))

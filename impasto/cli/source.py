@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -67,12 +67,14 @@ class Source:
     """A model's `make`, which takes `batch` pictures at once with most profit, and its latent spaces.
 
     `space` is that of a walk's seed; `styles` of seeds under the given parameters (psi, psi_cutoff, label).
+    `classes` are the names of its classes.
     """
 
     make: Make
     batch: int
     space: Callable[[int], Space]
     styles: Callable[[dict[str, Any]], Space]
+    classes: Sequence[str]
 
 
 @contextmanager
@@ -94,11 +96,13 @@ def _served(client: Client, model: str, version: str) -> Source:
         allowed = "z; a server does not tell a seed's styles: leave out --server, or give them with --ws"
         raise InvalidRequest("space", "w", allowed)
 
+    info = client.model(model, version)
     return Source(
         functools.partial(client.generate, model, version=version),
-        max(client.model(model, version).buckets, default=1),
+        max(info.buckets, default=1),
         lambda seed: Space.of_inputs(client.inputs(model, version), seed),
         lambda parameters: Space.ws(style_of_seed),
+        info.class_names,
     )
 
 
@@ -111,6 +115,7 @@ def _loaded(generator: Generator) -> Source:
         engine.buckets[-1],
         lambda seed: Space.of_inputs(engine.manifest.inputs, seed),
         lambda parameters: Space.ws(functools.partial(_styles_of_seed, engine, parameters)),
+        engine.manifest.class_names,
     )
 
 

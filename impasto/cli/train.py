@@ -60,7 +60,7 @@ def stylegan2(
     ] = None,
     seed: Seed = 0,
 ) -> None:
-    """Train StyleGAN2 on crops of pictures. Ctrl-C saves; the same command goes on from there."""
+    """Train StyleGAN2 on crops of pictures. Ctrl-C or SIGTERM saves; the same command goes on."""
     options: dict[str, Any] = {
         "mirror": mirror,
         "paired": paired,
@@ -97,7 +97,7 @@ def diffusion(
     learning_rate: Annotated[float, typer.Option(min=0, help="Of AdamW, after a warm-up.")] = 6e-4,
     seed: Seed = 0,
 ) -> None:
-    """Train a pixel diffusion model on crops of pictures. Ctrl-C saves; the same command goes on from there."""
+    """Train a pixel diffusion model on crops of pictures. Ctrl-C or SIGTERM saves; the same command goes on."""
     crop = crop or _default_crop(resolution)
 
     def build(found: PictureFolder) -> diffusion_training.Trainer:
@@ -140,7 +140,7 @@ def gan(
     learning_rate: Annotated[float, typer.Option(min=0, help="Of Adam, for both networks.")] = 2e-4,
     seed: Seed = 0,
 ) -> None:
-    """Train a DCGAN on crops of pictures. Ctrl-C saves; the same command goes on from there."""
+    """Train a DCGAN on crops of pictures. Ctrl-C or SIGTERM saves; the same command goes on."""
     crop = crop or _default_crop(resolution)
 
     def build(found: PictureFolder) -> gan_training.Trainer:
@@ -192,7 +192,7 @@ def vae(
     learning_rate: Annotated[float, typer.Option(min=0, help="Of Adam.")] = 1e-3,
     seed: Seed = 0,
 ) -> None:
-    """Train a VAE on crops of pictures. Ctrl-C saves; the same command goes on from there."""
+    """Train a VAE on crops of pictures. Ctrl-C or SIGTERM saves; the same command goes on."""
     crop = crop or _default_crop(resolution)
     shape: dict[str, int] = {
         "resolution": resolution,
@@ -250,7 +250,7 @@ def image_to_image(
     learning_rate: Annotated[float, typer.Option(min=0, help="Of Adam.")] = 1e-3,
     seed: Seed = 0,
 ) -> None:
-    """Train a model that paints flat colours or label maps as in these pictures. Ctrl-C saves; a rerun goes on."""
+    """Train a painter of flat colours or label maps. Ctrl-C or SIGTERM saves; the same command goes on."""
     crop = crop or (resolution, resolution * 3 // 2)
 
     def build(found: PictureFolder) -> image_to_image_training.Trainer:

@@ -1,12 +1,12 @@
-"""What the commands of `impasto train` share: where a run is, pictures read, a bar while it goes on, and Ctrl-C."""
+"""What the commands of `impasto train` share: where a run is, pictures read, a bar, and the signals that stop it."""
 
 from __future__ import annotations
 
 import dataclasses
 import shlex
 import signal
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol, TypeVar
 
@@ -72,33 +72,24 @@ def prepare(build: Callable[[PictureFolder], Built], place: RunPlace, smallest: 
 def run(trainer: Trainer, pictures: int, detail: Callable[[Progress], str], model: Path) -> None:
     """Train with a progress bar to the end, then tell of the `model` on standard output, and how to import it.
 
-    The first Ctrl-C saves and exits; a second one stops without saving.
+    The first Ctrl-C or SIGTERM saves and exits with 128 + the signal's number, as shells have it: 130 or 143. A second
+    one stops without saving.
     """
-    stop = threading.Event()
+    with _stopped_by(signal.SIGINT, signal.SIGTERM) as caught, _progress_bar() as bar:
+        bar.console.print(f"training from {trainer.seen} to {pictures} pictures")
+        task = bar.add_task("training", total=pictures, completed=trainer.seen, detail="", eta="")
 
-    def on_interrupt(number: int, frame: object) -> None:
-        signal.signal(signal.SIGINT, before)
-        stop.set()
+        def report(progress: Progress) -> None:
+            left = _duration((progress.total - progress.seen) / max(progress.pictures_per_second, 1e-9))
+            text = f"{progress.pictures_per_second:.1f} pictures/s  {detail(progress)}"
+            bar.update(task, completed=progress.seen, detail=text, eta=left)
+            if not bar.console.is_terminal:
+                bar.console.print(f"{progress.seen}/{progress.total} {text} {left} left")
 
-    before = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        with _progress_bar() as bar:
-            bar.console.print(f"training from {trainer.seen} to {pictures} pictures")
-            task = bar.add_task("training", total=pictures, completed=trainer.seen, detail="", eta="")
-
-            def report(progress: Progress) -> None:
-                left = _duration((progress.total - progress.seen) / max(progress.pictures_per_second, 1e-9))
-                text = f"{progress.pictures_per_second:.1f} pictures/s  {detail(progress)}"
-                bar.update(task, completed=progress.seen, detail=text, eta=left)
-                if not bar.console.is_terminal:
-                    bar.console.print(f"{progress.seen}/{progress.total} {text} {left} left")
-
-            trainer.run(report, stop.is_set)
-    finally:
-        signal.signal(signal.SIGINT, before)
+        trainer.run(report, lambda: bool(caught))
     if trainer.seen < pictures:
         console().print(f"saved at {trainer.seen} of {pictures} pictures; the same command goes on from there")
-        raise typer.Exit(130)
+        raise typer.Exit(128 + caught[0])
     typer.echo(model)
     console().print(f"next: impasto import {shlex.quote(str(model))} --name NAME")
 
@@ -112,6 +103,28 @@ def adversarial_losses(progress: Progress) -> str:
     """The losses of generator and discriminator, and how much is augmented."""
     losses = progress.losses
     return f"loss G {losses['loss_g']:.2f} D {losses['loss_d']:.2f}  augmentation {losses['augmentation']:.2f}"
+
+
+@contextmanager
+def _stopped_by(*numbers: signal.Signals) -> Iterator[list[int]]:
+    """A list that gets the number of the first of these signals; the next one has the effect that it had before."""
+    caught: list[int] = []
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def catch(number: int, frame: object) -> None:
+        caught.append(number)
+        restore()
+
+    for number in numbers:
+        signal.signal(number, catch)
+    try:
+        yield caught
+    finally:
+        restore()
 
 
 def _progress_bar() -> ProgressBar:

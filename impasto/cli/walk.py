@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from impasto.cli import denoising
+from impasto.cli.classes import Label, class_index
 from impasto.cli.generate import Noise, parse_seeds
 from impasto.cli.options import takes
 from impasto.cli.source import Where, in_batches, open_source
@@ -60,7 +61,7 @@ def walk(
     psi: Annotated[float | None, typer.Option(help="Truncation: 1 none, 0 the average picture.")] = None,
     cutoff: Annotated[int | None, typer.Option(help="Truncate only that many first layers.")] = None,
     noise: Annotated[Noise | None, typer.Option(help="Noise maps, the same in all frames.")] = None,
-    label: Annotated[int | None, typer.Option(help="Class index of a conditional model.")] = None,
+    label: Label = None,
     prompt: denoising.Prompt = None,
     steps: denoising.Steps = None,
     sampler: denoising.Sampler = None,
@@ -74,9 +75,8 @@ def walk(
     in_w = bool(ws) or space is In.w
     if random is not None and (in_w or along):
         raise typer.BadParameter("--random walks in z, smoothly; it goes with neither --space w nor --along")
-    if ws and not psi == cutoff == label is None:
+    if ws and (psi, cutoff, label) != (None, None, None):
         raise typer.BadParameter("--ws are styles as they are, which go with none of --psi, --cutoff, --label")
-    truncation = {"psi": psi, "psi_cutoff": cutoff, "label": label}
     parameters: dict[str, Any] = {
         "noise_mode": None if noise is None else noise.value,
         "prompt": prompt,
@@ -89,6 +89,7 @@ def walk(
         from impasto.images.film import write_film
         from impasto.latents import INTERPOLATIONS, smooth, through
 
+        truncation = {"psi": psi, "psi_cutoff": cutoff, "label": class_index(label, lambda: opened.classes)}
         latents = opened.styles(truncation) if in_w else opened.space(listed[0])
         points = [read_ws(file) for file in ws] if ws else [latents.of_seed(seed) for seed in listed]
         if random is not None:

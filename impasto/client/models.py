@@ -12,7 +12,10 @@ _STATE_PREFIX = "MODEL_STATE_"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A model of a server. `state` is unloaded, loading, ready, unloading or failed, the last with its `reason`."""
+    """A model of a server. `state` is unloaded, loading, ready, unloading or failed, the last with its `reason`.
+
+    `class_names` are those of its classes, by their index; none where it has no names for them.
+    """
 
     name: str
     version: str
@@ -30,6 +33,7 @@ class ModelInfo:
     backend: str
     device: str
     licence: str
+    class_names: tuple[str, ...]
 
 
 def read_model(message: pb.Model) -> ModelInfo:
@@ -51,6 +55,7 @@ def read_model(message: pb.Model) -> ModelInfo:
         backend=message.backend,
         device=message.device,
         licence=message.licence,
+        class_names=tuple(message.class_names),
     )
 
 

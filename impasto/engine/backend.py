@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -78,6 +78,11 @@ def open_backend(name: str, bundle: Bundle, precision: str, device: str, threads
 
         return open_tensorrt(bundle, precision, device)
     raise BackendUnavailable(f"backend: found {name!r}; allowed is one of {', '.join(BACKENDS)}")
+
+
+def stacked(rows: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Rows as one array [N, ...]; not to be written to: that of a lone row is a view of it."""
+    return rows[0][None] if len(rows) == 1 else np.stack(rows)
 
 
 def available_cores() -> int:

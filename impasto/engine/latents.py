@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 
-from impasto.engine.backend import Feeds
+from impasto.engine.backend import Feeds, stacked
 from impasto.engine.classes import Classes, check_values
 from impasto.engine.picture import Floats, PictureRequest, check_seed
 from impasto.errors import InvalidRequest
@@ -102,15 +103,11 @@ class Latents:
     def _feeds(self, latents: list[Floats], requests: Sequence[PictureRequest]) -> Feeds:
         """All latents, each with the truncation and the class of the request that it belongs to."""
         owners = [request for request in requests for _ in range((request.ws is None) + (request.mix is not None))]
-        feeds = {"z": np.stack(latents), "psi": np.stack([self._psi_row(owner) for owner in owners])}
+        psi = [_psi_row(self.config.num_ws, self._psi(owner), owner.cutoff) for owner in owners]
+        feeds = {"z": stacked(latents), "psi": stacked(psi)}
         if self.config.c_dim:
-            feeds["c"] = np.stack([self._classes.row(owner) for owner in owners])
+            feeds["c"] = stacked([self._classes.row(owner) for owner in owners])
         return feeds
-
-    def _psi_row(self, request: PictureRequest) -> Floats:
-        row = np.ones(self.config.num_ws, np.float32)
-        row[: request.cutoff] = self._psi(request)
-        return row
 
     def _psi(self, request: PictureRequest) -> float:
         return self._default_psi if request.psi is None else request.psi
@@ -120,6 +117,14 @@ def check_psi(psi: float | None) -> None:
     """InvalidRequest unless psi, where there is one, is finite and within ±MAX_PSI."""
     if psi is not None and not abs(psi) <= MAX_PSI:
         raise InvalidRequest("psi", psi, f"a number from -{MAX_PSI:g} to {MAX_PSI:g}")
+
+
+@functools.lru_cache(maxsize=256)
+def _psi_row(num_ws: int, psi: float, cutoff: int | None) -> Floats:
+    """The truncation of each layer [num_ws]; not to be written to."""
+    row = np.ones(num_ws, np.float32)
+    row[:cutoff] = psi
+    return row
 
 
 class _Random(threading.local):

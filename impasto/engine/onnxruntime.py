@@ -26,6 +26,9 @@ from impasto.export.plans import graph_files
 
 CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
+QUICK = ("mapping", "embedding")
+"""Graphs of about a fiftieth of a picture's work: on a CPU each row of theirs runs where it is, on one core."""
+
 Provider = str | tuple[str, dict[str, str]]
 """An execution provider, with its options if it has any."""
 
@@ -46,14 +49,17 @@ class OnnxRuntimeBackend:
             graph: tensorrt_provider_of(device, bundle, path) if with_tensorrt else provider_of(device)
             for graph, path in paths.items()
         }
-        self._whole = {graph: open_session(path, providers[graph], cores) for graph, path in paths.items()}
+        self._whole = {
+            graph: open_session(path, providers[graph], 1 if graph in QUICK else cores) for graph, path in paths.items()
+        }
         self._bound = (
             {} if self._on_cpu else {g: BoundSession(s, "cuda", _index(device)) for g, s in self._whole.items()}
         )
-        self._single: dict[str, onnxruntime.InferenceSession] | None = None
+        self._single: dict[str, onnxruntime.InferenceSession] = {}
         self._pool: ThreadPoolExecutor | None = None
         if self._on_cpu and cores > 1:
-            self._single = {graph: open_session(path, providers[graph], 1) for graph, path in paths.items()}
+            large = {graph: path for graph, path in paths.items() if graph not in QUICK}
+            self._single = {graph: open_session(path, providers[graph], 1) for graph, path in large.items()}
             self._pool = ThreadPoolExecutor(cores, thread_name_prefix="impasto-row")
 
     @property
@@ -64,11 +70,12 @@ class OnnxRuntimeBackend:
     def run(self, graph: str, feeds: Feeds) -> Floats:
         if not self._on_cpu:
             return in_buckets(lambda batch: _first(self._bound[graph].run(batch)), feeds, self._buckets)
-        rows = [{name: values[i : i + 1] for name, values in feeds.items()} for i in range(_rows(feeds))]
-        if self._pool is None or self._single is None:
+        count = _rows(feeds)
+        rows = [feeds] if count == 1 else [{name: v[i : i + 1] for name, v in feeds.items()} for i in range(count)]
+        session = self._single.get(graph)
+        if self._pool is None or session is None:
             return _joined([_run(self._whole[graph], row) for row in rows])
-        session = self._single[graph]
-        if len(rows) == 1:
+        if count == 1:
             with self._company as alone:
                 return _run(self._whole[graph] if alone else session, rows[0])
         return np.concatenate(list(self._pool.map(lambda row: _run(session, row), rows)))
@@ -78,14 +85,14 @@ class OnnxRuntimeBackend:
 
     def one_at_a_time(self) -> None:
         self._buckets = (1,)
-        self._single = None
+        self._single.clear()
 
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown()
         self._whole.clear()
         self._bound.clear()
-        self._single = None
+        self._single.clear()
 
 
 def open_session(path: Path, provider: Provider, threads: int) -> onnxruntime.InferenceSession:

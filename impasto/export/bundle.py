@@ -14,14 +14,16 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from impasto.errors import BundleError, InvalidRequest, ModelNotFound
+from impasto.export.class_names import check_class_names
 
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
@@ -84,7 +86,8 @@ class Lowered(_Strict):
 class Manifest(_Strict):
     """What a bundle is. `config` holds its family's hyperparameters, `defaults` the parameters of a request.
 
-    `precisions` are those of which there are graphs beside the usual ones, NAME.PRECISION.onnx.
+    `precisions` are those of which there are graphs beside the usual ones, NAME.PRECISION.onnx. `class_names` are those
+    of a conditional model's classes, by their index; none where it has no names for them.
     """
 
     format: Literal[1] = 1
@@ -104,12 +107,37 @@ class Manifest(_Strict):
     precisions: dict[str, Lowered] = {}
     licence: str = "unknown"
     provenance: dict[str, Any] = {}
+    class_names: tuple[str, ...] = ()
+
+    @field_validator("class_names")
+    @classmethod
+    def _one_a_class(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if names and {"inputs", "config"} <= info.data.keys():
+            try:
+                check_class_names(names, _num_classes(info.data["inputs"], info.data["config"]))
+            except InvalidRequest as error:
+                raise PydanticCustomError("class_names", "{told}", {"told": str(error).partition(": ")[2]}) from error
+        return names
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of a conditional model; 0: it is not conditional."""
+        return _num_classes(self.inputs, self.config)
 
     @property
     def digest(self) -> str:
         """sha256 (hex) over family, hyperparameters and files: it changes when a picture could."""
         content = {"family": self.family, "config": self.config, "files": {k: v.sha256 for k, v in self.files.items()}}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _num_classes(inputs: Iterable[TensorSpec], config: Mapping[str, Any]) -> int:
+    shapes = {spec.name: spec.shape for spec in inputs}
+    if "c" in shapes:
+        return next(iter(shapes["c"][1:]), 0)
+    # A diffusion model takes no class vector.
+    classes = config.get("classes") if "label" in shapes else None
+    return classes if isinstance(classes, int) else 0
 
 
 @dataclasses.dataclass(frozen=True)

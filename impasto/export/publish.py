@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from impasto.errors import ExportError
 from impasto.export import mapped
 from impasto.export.bundle import WEIGHTS, Bundle, Manifest, Parity, list_bundles, new_bundle, write_manifest
+from impasto.export.class_names import check_class_names
 from impasto.export.onnx import export_graph
 from impasto.export.parity import TOLERANCE
 from impasto.export.publish_family import publish_family
@@ -39,6 +40,7 @@ def publish_stylegan2(
     licence: str = "unknown",
     provenance: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
+    class_names: Sequence[str] = (),
     report: Report = lambda stage: None,
 ) -> Path:
     """Write `models`/NAME/VERSION from a state dict; returns its folder. `report` hears of each stage.
@@ -73,13 +75,19 @@ def publish_stylegan2(
                 graph=mapped.graph_facts(),
                 licence=licence,
                 provenance=dict(provenance or {}),
+                class_names=tuple(class_names),
             ),
         )
     return models / name / version
 
 
 def publish_checkpoint(read: Checkpoint, name: str, models: Path, **options: Any) -> Path:
-    """Write `models`/NAME/VERSION from a checkpoint, by its family; the options are those of `publish_stylegan2`."""
+    """Write `models`/NAME/VERSION from a checkpoint, by its family; the options are those of `publish_stylegan2`.
+
+    InvalidRequest if there are `class_names` that are not one a class, or cannot be names.
+    """
+    if names := options.get("class_names"):
+        check_class_names(names, getattr(read.config, "c_dim", 0))
     return _publish(read.family, read.config, read.tensors, name, models, **options)
 
 
@@ -108,6 +116,7 @@ def export_again(bundle: Bundle, models: Path, report: Report = lambda stage: No
         licence=manifest.licence,
         provenance=manifest.provenance,
         defaults=manifest.defaults,
+        class_names=manifest.class_names,
         report=report,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ def publish_family(
     licence: str = "unknown",
     provenance: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
+    class_names: Sequence[str] = (),
     report: Report = lambda stage: None,
 ) -> Path:
     """Write `models`/NAME/VERSION from a state dict of `family`; returns its folder. `report` hears of each stage.
@@ -75,6 +76,7 @@ def publish_family(
                 graph=graph_facts(),
                 licence=licence,
                 provenance=dict(provenance or {}),
+                class_names=tuple(class_names),
             ),
         )
     return models / name / version

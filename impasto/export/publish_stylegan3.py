@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ def publish_stylegan3(
     licence: str = "unknown",
     provenance: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
+    class_names: Sequence[str] = (),
     report: Report = lambda stage: None,
 ) -> Path:
     """Write `models`/NAME/VERSION from a state dict; returns its folder. `report` hears of each stage.
@@ -75,6 +76,7 @@ def publish_stylegan3(
                 graph=mapped.graph_facts(),
                 licence=licence,
                 provenance=dict(provenance or {}),
+                class_names=tuple(class_names),
             ),
         )
     return models / name / version

@@ -73,12 +73,12 @@ def draw_latents(rows: int, z_dim: int) -> Tensor:
     return torch.from_numpy(np.stack([np.random.RandomState(seed).randn(z_dim) for seed in range(rows)])).float()
 
 
-def save_weights(path: Path, family: str, config: Any, tensors: Mapping[str, Tensor]) -> None:
+def save_weights(path: Path, family: str, config: Any, tensors: Mapping[str, Tensor], **more: str) -> None:
     """Write the weights file that `impasto import` reads: safetensors whose header has the family and its config.
 
-    The same weights make the same bytes.
+    What `more` there is to state stands beside them. The same weights make the same bytes.
     """
-    stated = {"family": family, "config": json.dumps(dataclasses.asdict(config))}
+    stated = {"family": family, "config": json.dumps(dataclasses.asdict(config)), **more}
     data = save({key: value.contiguous() for key, value in tensors.items()}, stated)
     size = int.from_bytes(data[:8], "little")
     # The library writes what is stated in an order that changes from one time to the next.

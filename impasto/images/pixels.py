@@ -19,11 +19,8 @@ def to_uint8(chw: Floats) -> Bytes:
     scaled = np.multiply(chw, _GAIN)
     scaled += _MIDDLE
     np.fmax(scaled, _LEAST, out=scaled)  # the number, where the other is NaN
-    np.minimum(scaled, _MOST, out=scaled)
-    planes = scaled.astype(np.uint8)
     hwc = np.empty((*chw.shape[1:], len(chw)), np.uint8)
-    for channel, plane in enumerate(planes):  # twice as fast as a copy of the transposed array
-        hwc[:, :, channel] = plane
+    np.minimum(scaled, _MOST, out=hwc.transpose(2, 0, 1), casting="unsafe")
     return hwc
 
 

@@ -57,18 +57,19 @@ class BatchedModel:
         deadline: float | None = None,
         encoder: Encoder | None = None,
         progress: bool = False,
+        described: bool = True,
     ) -> Job:
         """Put the pictures of a request into the queue, all or none; use the job in a `with` block at once.
 
         `priority` 1 is the most urgent, 0 the default; `deadline` is of time.monotonic(). InvalidRequest, QueueFull,
         DeadlineExceeded (past, or cannot be met), or Unavailable while the model is being unloaded. There is no
-        `progress` to tell before a picture is made.
+        `progress` to tell before a picture is made. Without `described` the pictures have no metadata.
         """
         if not self._accepting:
             raise Unavailable(f"model {self.name} version {self.version} is being unloaded")
         for request in requests:
             self.engine.check(request)
-        job = Job(requests, encoder, self._close_job)
+        job = Job(requests, encoder, self._close_job, described=described)
         job.tickets = self._batcher.submit(job.rows, priority=priority, deadline=deadline)
         self.in_flight += 1
         self._pump()
@@ -135,7 +136,7 @@ class BatchedModel:
             self._settled.set_result(None)
 
     def _has_room(self) -> bool:
-        return self._instances.idle > 0 and self._delivery.encoding < self._max_encoding
+        return self._instances.ready and self._delivery.encoding < self._max_encoding
 
     def _set_timer(self) -> None:
         wake = self._batcher.wake_at() if self._has_room() else self._batcher.expires_at()

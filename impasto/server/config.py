@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from impasto.errors import InvalidRequest
 from impasto.export.bundle import ZOO, model_directories
 
 MEBIBYTE = 2**20
-Address = Annotated[str, Field(pattern=r"^\S+:\d{1,5}$", description="an address such as 127.0.0.1:8001")]
+HOST_PORT = re.compile(r"(\[[^\s\[\]]+\]|[^\s\[\]:/]+):[0-9]{1,5}")
+
+
+def _address(value: object) -> object:
+    if isinstance(value, str) and HOST_PORT.fullmatch(value):
+        return value
+    raise PydanticCustomError("address", "HOST:PORT such as 127.0.0.1:8001 or [::]:8001")
+
+
+Address = Annotated[str, BeforeValidator(_address)]
 
 
 class _Section(BaseModel):

@@ -24,6 +24,7 @@ from impasto.server.faults import internal_error
 from impasto.server.job import Job, Made
 from impasto.server.loaded import LoadedModel
 from impasto.server.metrics import Load, Metrics
+from impasto.server.process import on_any_core
 from impasto.server.stepped import SteppedModel
 
 __all__ = ["Job", "LoadedModel", "Made", "ModelHost", "ModelState", "ModelStatus"]
@@ -64,8 +65,8 @@ class ModelHost:
         self._config = config
         self._metrics = metrics
         self._directories = config.directories
-        self._encoders = ThreadPoolExecutor(config.encode_threads, thread_name_prefix="encode")
-        self._stepper = ThreadPoolExecutor(1, thread_name_prefix="step")
+        self._encoders = ThreadPoolExecutor(config.encode_threads, "encode", on_any_core)
+        self._stepper = ThreadPoolExecutor(1, "step", on_any_core)
         self._loaded: dict[Key, LoadedModel] = {}
         self._latest: dict[str, LoadedModel] = {}
         self._states: dict[Key, tuple[ModelState, str]] = {}

@@ -97,7 +97,10 @@ class InferenceService:
         check_reply_size(outputs, size, len(pictures), self._config.limits)
         deadline = _deadline(context.time_remaining(), parameters.timeout)
         encoder = encoder_of(outputs)
-        with model.submit(pictures, priority=parameters.priority, deadline=deadline, encoder=encoder) as job:
+        submitted = model.submit(
+            pictures, priority=parameters.priority, deadline=deadline, encoder=encoder, described=False
+        )
+        with submitted as job:
             made = await job.all()
         header = pb.ModelInferResponse(model_name=model.name, model_version=model.version, id=request.id)
         return await join(reply_parts(header, outputs, [item.pixels for item in made]))

@@ -41,13 +41,14 @@ def picture_requests(
 ) -> list[PictureRequest]:
     """One request a row. InvalidRequest names the first tensor that is wrong, what was found and what is allowed."""
     arrays = read_inputs(message, manifest.inputs, max_pictures)
-    _check_exclusive(arrays, [spec.name for spec in manifest.inputs])
+    _check_exclusive(arrays, manifest)
     common = {name: value for name in _COMMON if (value := getattr(parameters, name)) is not None}
+    denoised = bool(common) or not arrays.keys().isdisjoint(_OF_DENOISING)
     return [
         PictureRequest(
             cutoff=parameters.psi_cutoff,
             noise_mode=parameters.noise_mode,
-            denoising=_denoising(arrays, index, common),
+            denoising=_denoising(arrays, index, common) if denoised else None,
             **_of_a_picture(arrays, index),
         )
         for index in range(len(next(iter(arrays.values()))))
@@ -61,10 +62,11 @@ def read_parameters(parameters: Mapping[str, InferParameter]) -> Parameters:
     return Parameters(timeout=timeout / 1e6 if timeout else None, **values)
 
 
-def _check_exclusive(arrays: Mapping[str, Row], known: list[str]) -> None:
-    sources = [name for name in (*SOURCES, "image") if name in known]
+def _check_exclusive(arrays: Mapping[str, Row], manifest: Manifest) -> None:
     given = [name for name in SOURCES if name in arrays]
     if len(given) > 1 or not (given or "image" in arrays):
+        known = {spec.name for spec in manifest.inputs}
+        sources = [name for name in (*SOURCES, "image") if name in known]
         allowed = f"exactly one of {', '.join(sources)}" if len(sources) > 1 else sources[0]
         raise InvalidRequest("inputs", " and ".join(given) or f"none of {', '.join(sources)}", allowed)
     if "label" in arrays and "c" in arrays:
@@ -90,11 +92,9 @@ def _of_a_picture(arrays: Mapping[str, Row], index: int) -> dict[str, Any]:
     return rows if any(name in rows for name in SOURCES) else {"seed": IMAGE_SEED, **rows}
 
 
-def _denoising(arrays: Mapping[str, Row], index: int, common: Mapping[str, Any]) -> Denoising | None:
-    """What a row and the parameters ask of a diffusion model; None if nothing."""
+def _denoising(arrays: Mapping[str, Row], index: int, common: Mapping[str, Any]) -> Denoising:
+    """What a row and the parameters ask of a diffusion model."""
     rows = _values(_OF_DENOISING, arrays, index)
-    if not rows and not common:
-        return None
     wanted = Denoising(**rows, **common)
     try:
         wanted.check(arrays["image"][index] if "image" in arrays else None)

@@ -16,6 +16,7 @@ from impasto.scheduling import Batch
 from impasto.scheduling.ticket import Ticket
 from impasto.server.encoding import Data
 from impasto.server.job import Row
+from impasto.server.process import on_any_core
 
 SHORT_SECONDS = 0.0001
 """What is shorter than this runs on the event loop: to wake a thread and get the interpreter back takes longer."""
@@ -55,12 +56,13 @@ class _Started:
 
 
 class Instances:
-    """Start batches while `idle` is above 0; `on_runs` gets what has run on the event loop.
+    """Start a batch whenever they are `ready`; `on_runs` gets what has run on the event loop.
 
-    An engine with lanes gets the rows of a batch one by one, so that no lane waits for the end of a batch: the next one
-    may start when a lane is free. Nor does a row wait for its batch-mates, unless there is `more` to run: then the
-    replies of a batch leave together, which spares the server and its callers most of the times they are woken. What
-    was shorter than SHORT_SECONDS the last time, in the same bucket, runs before `start` returns.
+    An engine with lanes gets the rows of a batch one by one, so that no lane waits for the end of a batch; and as soon
+    as the last of them has found a lane the next batch may start, so that no lane waits for the event loop. Nor does a
+    row wait for its batch-mates, unless there is `more` to run: then replies leave together, once a batch, which spares
+    the server and its callers most of the times they are woken. What was shorter than SHORT_SECONDS the last time, in
+    the same bucket, runs before `start` returns.
     """
 
     def __init__(
@@ -82,12 +84,17 @@ class Instances:
             thread.start()
 
     @property
+    def ready(self) -> bool:
+        """Whether a batch may start: a thread is idle, or no row waits for one of the lanes."""
+        return self.idle > 0 or (self.idle == 0 and self._engine.lanes > 0)
+
+    @property
     def all_idle(self) -> bool:
         """Whether nothing is running."""
         return self.idle == len(self._threads)
 
     def start(self, batch: Batch[Row]) -> None:
-        """Run the batch, whose first row finds an idle thread."""
+        """Run the batch; call it while `ready`."""
         rows = batch.tickets
         parts = [[ticket] for ticket in rows] if self._engine.lanes else [rows]
         started = _Started(batch, len(parts))
@@ -109,10 +116,13 @@ class Instances:
             await asyncio.to_thread(thread.join)
 
     def _work(self) -> None:
+        on_any_core()
         while part := self._parts.get():
             started, tickets = part
-            last = self._end(started, self._run(started.batch, tickets))
-            if last or self._parts.empty() or not self._more():
+            if self._engine.lanes and self._parts.empty() and self._more():
+                self._loop.call_soon_threadsafe(self._collect)  # so that the next batch waits when this row has run
+            self._end(started, self._run(started.batch, tickets))
+            if self._parts.empty() or not self._more():
                 self._loop.call_soon_threadsafe(self._collect)
 
     def _run(self, batch: Batch[Row], tickets: Tickets) -> Run:
@@ -132,17 +142,16 @@ class Instances:
         return Run(batch, tickets, began, ended, results)
 
     def _ran(self, row: Row, pixels: Pixels) -> Ran:
-        return Ran(pixels, self._engine.describe(row.request), row.ready(pixels))
+        return Ran(pixels, row.metadata(self._engine.describe), row.ready(pixels))
 
-    def _end(self, started: _Started, run: Run) -> bool:
-        """Leave the run for `_collect`; whether it was the last of its batch."""
+    def _end(self, started: _Started, run: Run) -> None:
+        """Leave the run for `_collect`."""
         with self._counting:
             started.left -= 1
             started.began = min(started.began, run.started)
             if not started.left:
                 run.batch_seconds = run.ended - started.began
             self._ended.append(run)
-        return run.batch_seconds is not None
 
     def _collect(self) -> None:
         runs = [self._ended.popleft() for _ in range(len(self._ended))]

@@ -13,7 +13,10 @@ from impasto.server.encoding import Data, Encoder
 
 
 class Made(NamedTuple):
-    """A picture, and how it came about; times in seconds. `data` is what the job's encoder made, if it has one."""
+    """A picture, and how it came about; times in seconds. `data` is what the job's encoder made, if it has one.
+
+    `metadata` is empty where the job is not `described`.
+    """
 
     pixels: Pixels
     metadata: dict[str, Any]
@@ -50,6 +53,10 @@ class Row(NamedTuple):
     number: int
     request: PictureRequest
 
+    def metadata(self, describe: Callable[[PictureRequest], dict[str, Any]]) -> dict[str, Any]:
+        """The picture's metadata, if its job wants them."""
+        return describe(self.request) if self.job.described else {}
+
     def ready(self, pixels: Pixels) -> Data | None:
         """The picture's data as its job wants it, if it is quickly made; on the thread that made the pixels."""
         return self.job.encoder.ready(pixels) if self.job.encoder else None
@@ -72,11 +79,13 @@ class Job:
         on_close: Callable[[Job], None],
         *,
         progress: bool = False,
+        described: bool = True,
     ) -> None:
         self.rows = [Row(self, number, request) for number, request in enumerate(requests)]
         self.tickets: list[Any] = []
         self.encoder = encoder
         self.progress = progress
+        self.described = described
         self.open = True
         self.submitted = time.monotonic()
         self.queue_seconds = self.execute_seconds = self.encode_seconds = 0.0

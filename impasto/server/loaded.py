@@ -35,12 +35,13 @@ class LoadedModel(Protocol):
         deadline: float | None = None,
         encoder: Encoder | None = None,
         progress: bool = False,
+        described: bool = True,
     ) -> Job:
         """Accept the pictures of a request, all or none; use the job in a `with` block at once.
 
         `priority` 1 is the most urgent, 0 the default; `deadline` is of time.monotonic(); with `progress` the job tells
-        of steps and previews too. InvalidRequest, QueueFull, DeadlineExceeded (past, or cannot be met), or Unavailable
-        while the model is being unloaded.
+        of steps and previews too; without `described` the pictures have no metadata. InvalidRequest, QueueFull,
+        DeadlineExceeded (past, or cannot be met), or Unavailable while the model is being unloaded.
         """
 
     async def make(

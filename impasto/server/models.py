@@ -63,9 +63,10 @@ def _message(status: ModelStatus) -> pb.Model:
             z_dim=shapes.get("z", (-1, 0))[1],
             w_dim=w_dim,
             num_ws=num_ws,
-            num_classes=shapes.get("c", (-1, 0))[1],
+            num_classes=manifest.num_classes,
             buckets=manifest.buckets,
             licence=manifest.licence,
+            class_names=manifest.class_names,
         )
     )
     if status.loaded:

@@ -13,6 +13,7 @@ import grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from impasto.api.impasto.v1 import models_pb2_grpc
+from impasto.engine.backend import available_cores
 from impasto.server import generation, health, inference, models
 from impasto.server.config import MEBIBYTE, ServerConfig
 from impasto.server.explore import Explore
@@ -25,6 +26,7 @@ from impasto.server.listening import bind, export
 from impasto.server.metrics import Metrics
 from impasto.server.models import ModelService
 from impasto.server.process import (
+    keep_events_to_one_core,
     keep_freed_memory,
     let_the_event_loop_finish,
     new_event_loop,
@@ -142,6 +144,8 @@ async def serve(config: ServerConfig, on_ready: Callable[[Server], None]) -> Non
     async with server:
         spare_the_garbage_collector()
         let_the_event_loop_finish()
+        if any(model.engine.lanes >= available_cores() > 1 for model in server.host.loaded()):
+            keep_events_to_one_core()
         on_ready(server)
         await stopping
         log.info("draining for at most %g s", config.drain_grace_s)

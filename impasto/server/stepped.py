@@ -97,13 +97,14 @@ class SteppedModel:
         deadline: float | None = None,
         encoder: Encoder | None = None,
         progress: bool = False,
+        described: bool = True,
     ) -> Job:
         """As `LoadedModel.submit`."""
         if not self._accepting:
             raise Unavailable(f"model {self.name} version {self.version} is being unloaded")
         for request in requests:
             self.engine.check(request)
-        job = Job(requests, encoder, self._close_job, progress=progress)
+        job = Job(requests, encoder, self._close_job, progress=progress, described=described)
         rows = [QueuedRow(row, *self.engine.work(row.request)) for row in job.rows]
         job.tickets = self._batcher.submit(rows, priority=priority, deadline=deadline)
         self.in_flight += 1
@@ -268,7 +269,7 @@ def _make_call(engine: StepEngine, tick: Tick[Row]) -> _Called:
 
 def _preview(engine: StepEngine, row: Row, latent: Floats) -> Made:
     pixels = engine.preview(latent)
-    return Made(pixels, engine.describe(row.request), 0.0, 0.0, 0, row.ready(pixels))
+    return Made(pixels, row.metadata(engine.describe), 0.0, 0.0, 0, row.ready(pixels))
 
 
 def _step_row(ticket: Ticket, slot: int, call: int) -> StepRow:
@@ -284,7 +285,7 @@ def _make_pictures(engine: StepEngine, batch: Sequence[_Undecoded]) -> list[Made
     return [
         Made(
             picture,
-            engine.describe(ticket.payload.request),
+            ticket.payload.metadata(engine.describe),
             course.started - ticket.submitted,
             ended - course.started,
             course.rows,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from impasto.errors import InvalidRequest
+from impasto.export.class_names import CLASS_NAMES, check_class_names
 from impasto.generators.family import draw_latents, save_weights
 from impasto.generators.gan import GAN, GANConfig
 from impasto.training.augment import adapt, augment
@@ -61,6 +63,7 @@ class GANPlan:
             raise InvalidRequest("img_channels", self.config.img_channels, "3: crops have colour")
         if len(self.classes) != self.config.c_dim:
             raise InvalidRequest("classes", len(self.classes), f"{self.config.c_dim}, as many as c has numbers")
+        check_class_names(self.classes, self.config.c_dim)
         if self.learning_rate <= 0.0:
             raise InvalidRequest("learning_rate", self.learning_rate, "more than 0")
 
@@ -140,15 +143,17 @@ class Trainer:
     def write(self) -> Path:
         """Write the averaged generator as `weights.safetensors` with its family and hyperparameters in the header.
 
-        Beside it, of a conditional one, `classes.txt`: a line a class, its number and its name.
+        A conditional one has its classes' names there too, and beside it `classes.txt`: a line a class, its number and
+        its name.
         """
         path = self.out / "weights.safetensors"
         if self.plan.classes:
             with replaced(self.out / CLASSES_FILE) as part:
                 lines = [f"{number}\t{name}\n" for number, name in enumerate(self.plan.classes)]
-                part.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+                part.write_text("".join(lines), encoding="utf-8")
         with replaced(path) as part:
-            save_weights(part, "gan", self.plan.config, self.ema.state_dict())
+            names = {CLASS_NAMES: json.dumps(self.plan.classes, ensure_ascii=False)} if self.plan.classes else {}
+            save_weights(part, "gan", self.plan.config, self.ema.state_dict(), **names)
         return path
 
     @torch.no_grad()

@@ -17,13 +17,13 @@ GENERATE = "impasto.v1.GenerationService"
 
 
 class Delaying:
-    """Each call sleeps as `delay` says, and `seconds` has how long it was under way here.
+    """Each call sleeps as `delay` says, and `seconds` has how long it was under way here, by its seed.
 
     With `stall_at` the whole server stands still once, for `stall` seconds from then on.
     """
 
     def __init__(self, delay: Callable[[], float], stall_at: float | None = None, stall: float = 0.0) -> None:
-        self.seconds: list[float] = []
+        self.seconds: dict[int, float] = {}
         self._delay = delay
         self._stall_at = stall_at
         self._stall = stall
@@ -37,7 +37,8 @@ class Delaying:
             self._stall_at = None
             time.sleep(self._stall)  # noqa: ASYNC251  # nobody gets an answer meanwhile: that is the point
         await asyncio.sleep(self._delay())
-        self.seconds.append(time.perf_counter() - began)
+        (seed,) = pb.GenerateRequest.FromString(request).seeds
+        self.seconds[seed] = time.perf_counter() - began
         return self._reply.SerializeToString()
 
 

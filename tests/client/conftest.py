@@ -39,11 +39,11 @@ def running(models: Path, **settings: Any) -> Iterator[str]:
         return server
 
     try:
-        server = asyncio.run_coroutine_threadsafe(start(), loop).result(60)
+        server = asyncio.run_coroutine_threadsafe(start(), loop).result(300)
         try:
             yield server.address
         finally:
-            asyncio.run_coroutine_threadsafe(server.stop(), loop).result(60)
+            asyncio.run_coroutine_threadsafe(server.stop(), loop).result(300)
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()

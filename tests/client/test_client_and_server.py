@@ -105,7 +105,7 @@ def test_pictures_beyond_four_mebibytes_arrive_whole(on_progress: Any, client: i
 def test_the_asynchronous_client_gives_the_same_pictures(server: str, client: impasto.Client) -> None:
     async def both() -> tuple[Any, Any]:
         async with impasto.AsyncClient(server) as other:
-            await other.wait_until_ready(5)
+            await other.wait_until_ready(60)
             unary, streamed = await asyncio.gather(
                 other.generate("tiny", seeds=[7, 8]),
                 other.generate("tiny", seeds=[7, 8], on_progress=lambda event: None),
@@ -155,7 +155,7 @@ def test_a_model_is_unloaded_and_loaded_again(client: impasto.Client) -> None:
 
 
 def test_waiting_for_a_server_that_is_ready_returns(client: impasto.Client) -> None:
-    client.wait_until_ready(5)
+    client.wait_until_ready(60)
 
 
 def test_the_asynchronous_client_manages_models_too(server: str) -> None:

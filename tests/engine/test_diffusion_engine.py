@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from impasto.denoising import Denoising
@@ -180,7 +180,7 @@ def _same_in_a_mix(engine: DiffusionEngine, requests: list[PictureRequest], seed
     assert [mixed[index] for index in range(len(valid))] == [_known(engine, request) for request in valid]
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120)
 @given(requests=st.lists(_ANY_PIXEL, min_size=2, max_size=5), seed=st.integers(0, 2**32))
 def test_a_picture_is_the_same_alone_and_in_any_mix(
     pixel: DiffusionEngine, requests: list[PictureRequest], seed: int
@@ -188,7 +188,7 @@ def test_a_picture_is_the_same_alone_and_in_any_mix(
     _same_in_a_mix(pixel, requests, seed)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80)
 @given(requests=st.lists(_ANY_LATENT, min_size=2, max_size=5), seed=st.integers(0, 2**32))
 def test_a_guided_picture_of_any_size_is_the_same_alone_and_in_any_mix(
     latent: DiffusionEngine, requests: list[PictureRequest], seed: int

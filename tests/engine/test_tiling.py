@@ -14,7 +14,7 @@ TILINGS = st.tuples(st.sampled_from([1, 2, 4, 8]), st.integers(4, 20), st.intege
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(tiling=TILINGS, multiples=st.integers(2, 300))
 def test_tiles_cover_a_side_with_weights_that_add_up_to_one(tiling: Tiling, multiples: int) -> None:
     length = multiples * tiling.multiple
@@ -32,7 +32,7 @@ def test_tiles_cover_a_side_with_weights_that_add_up_to_one(tiling: Tiling, mult
         assert before.stop - after.start >= tiling.overlap
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(tiling=TILINGS, multiples=st.integers(2, 200))
 def test_the_edge_of_a_tile_counts_for_nothing_but_at_the_pictures_own(tiling: Tiling, multiples: int) -> None:
     spans = tiling.spans(multiples * tiling.multiple)
@@ -71,7 +71,7 @@ def test_samples_are_combs_that_together_are_the_picture() -> None:
 
 
 @given(tiling=TILINGS, height=st.integers(1, 900), width=st.integers(1, 900))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_samples_take_every_pixel_once_in_sizes_that_a_network_takes(tiling: Tiling, height: int, width: int) -> None:
     padded = tiling.padded(np.zeros((height, width, 1), np.uint8))
     samples = list(tiling.samples(padded))

@@ -21,7 +21,7 @@ KILLS = 20
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     command = [sys.executable, "-m", "tests.export.killed_commands", str(tmp_path_factory.mktemp("kills")), str(KILLS)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, check=True, capture_output=True, env=environment, timeout=300)
+    done = subprocess.run(command, check=True, capture_output=True, env=environment, timeout=1500)
     report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return report
 

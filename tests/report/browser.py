@@ -31,6 +31,7 @@ class Browser:
         self.call("Emulation.setScrollbarsHidden", hidden=True)
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
+        self.call("Page.setLifecycleEventsEnabled", enabled=True)
 
     def call(self, method: str, **parameters: Any) -> Any:
         """Call a method and wait for its answer."""
@@ -50,8 +51,8 @@ class Browser:
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.call("Emulation.setEmulatedMedia", media=medium, features=features)
         self.events.clear()
-        self.call("Page.navigate", url=url)
-        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+        loader = self.call("Page.navigate", url=url)["loaderId"]
+        while not any(_is_loaded(event, loader) for event in self.events):
             self.events.append(self._read())
 
     def evaluate(self, expression: str) -> Any:
@@ -86,6 +87,12 @@ class Browser:
         message, _, self._unread = self._unread.partition(b"\0")
         found: dict[str, Any] = json.loads(message)
         return found
+
+
+def _is_loaded(event: dict[str, Any], loader: str) -> bool:
+    """Whether it tells that what this loader loads stands: the page before it may tell the same late."""
+    told = event.get("params", {})
+    return (told.get("name"), told.get("loaderId")) == ("load", loader)
 
 
 @contextlib.contextmanager

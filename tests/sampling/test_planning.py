@@ -49,7 +49,7 @@ def _walk(walk: Plan, image: Array | None = None) -> list[Array]:
 _cases = st.sampled_from([(name, prediction) for name in TO_IMAGE for prediction in _predictions(name)])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(_cases, st.integers(1, 50), st.floats(0.05, 1.0))
 def test_model_that_knows_the_image_is_led_to_it(case: tuple[str, str], steps: int, strength: float) -> None:
     sampler, prediction = case
@@ -58,7 +58,7 @@ def test_model_that_knows_the_image_is_led_to_it(case: tuple[str, str], steps: i
     np.testing.assert_allclose(_walk(walk, IMAGE)[-1], IMAGE, rtol=0, atol=2e-5)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(_cases.filter(lambda case: case[0] in DETERMINISTIC), st.integers(2, 50), st.floats(0.1, 0.9))
 def test_levels_say_how_much_image_and_noise_a_latent_has(case: tuple[str, str], steps: int, strength: float) -> None:
     sampler, prediction = case
@@ -69,7 +69,7 @@ def test_levels_say_how_much_image_and_noise_a_latent_has(case: tuple[str, str],
         np.testing.assert_allclose(latent, expected, rtol=0, atol=1e-5 * max(1.0, np.abs(expected).max()))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(sorted(set(TO_IMAGE) - {"flow_euler"})), st.integers(1, 50), st.floats(0.1, 1.0))
 def test_prediction_type_makes_no_difference_to_the_picture(sampler: str, steps: int, strength: float) -> None:
     strength = min(max(strength, 1.01 / steps), 1.0)
@@ -81,7 +81,7 @@ def test_prediction_type_makes_no_difference_to_the_picture(sampler: str, steps:
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.sampled_from(SAMPLERS), st.integers(1, 50), st.floats(0.1, 1.0))
 def test_every_plan_is_whole(sampler: str, steps: int, strength: float) -> None:
     strength = min(max(strength, 1.01 / steps), 1.0)

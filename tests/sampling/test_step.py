@@ -81,7 +81,7 @@ _rows = st.builds(
 """Any row without a rescale."""
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(_rows, min_size=1, max_size=5), st.integers(0, 100))
 def test_step_is_that_of_torch_to_the_last_bit(rows: list[Row], seed: int) -> None:
     for dtype in (np.float32, np.float16):
@@ -93,7 +93,7 @@ def test_step_is_that_of_torch_to_the_last_bit(rows: list[Row], seed: int) -> No
             np.testing.assert_array_equal(mine, theirs)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(_rows, min_size=2, max_size=6), st.data())
 def test_row_has_the_same_bytes_alone_and_in_any_batch(rows: list[Row], data: st.DataObject) -> None:
     rows = [dataclasses.replace(row, rescale=0.7 * (index % 3 == 0)) for index, row in enumerate(rows)]

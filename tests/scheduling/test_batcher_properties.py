@@ -175,7 +175,7 @@ class BatcherBesideAList(RuleBasedStateMachine):
 
 
 TestBatcherBesideAList = BatcherBesideAList.TestCase
-TestBatcherBesideAList.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestBatcherBesideAList.settings = settings(max_examples=150, stateful_step_count=40)
 
 
 ARRIVALS = st.lists(
@@ -190,7 +190,7 @@ ARRIVALS = st.lists(
 ).map(lambda arrivals: sorted(arrivals, key=lambda arrival: arrival.time))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(arrivals=ARRIVALS, instances=st.integers(1, 3), a_row=st.integers(1, 40), a_batch=st.integers(0, 100))
 def test_every_row_is_run_or_refused_or_expired_exactly_once(
     arrivals: list[Arrival], instances: int, a_row: int, a_batch: int
@@ -208,7 +208,7 @@ def test_every_row_is_run_or_refused_or_expired_exactly_once(
         assert all(t.deadline is None or t.deadline > run.started for t in run.tickets)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(waiting=st.integers(0, 9), rows=st.integers(1, 9), timeout=st.integers(1, 800), constant=st.booleans())
 def test_deadline_that_is_accepted_is_met_if_nothing_else_comes(
     waiting: int, rows: int, timeout: int, constant: bool

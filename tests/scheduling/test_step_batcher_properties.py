@@ -206,10 +206,10 @@ class StepBatcherBesideCounts(RuleBasedStateMachine):
 
 
 TestStepBatcherBesideCounts = StepBatcherBesideCounts.TestCase
-TestStepBatcherBesideCounts.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+TestStepBatcherBesideCounts.settings = settings(max_examples=150, stateful_step_count=50)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(calls=st.lists(st.integers(1, 9), min_size=1, max_size=24), made=st.integers(0, 6), asked=st.integers(1, 9))
 def test_estimated_wait_is_the_wait_if_nothing_else_comes(calls: list[int], made: int, asked: int) -> None:
     """With one bucket and rows without guidance, where no place is ever left over."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from impasto.api.impasto.v1.generation_pb2_grpc import GenerationServiceStub
 from impasto.api.inference import grpc_service_pb2 as inference_pb
 from impasto.api.inference.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from impasto.cli import app
-from impasto.engine.diffusion import DiffusionEngine
 from impasto.errors import InvalidRequest
 from impasto.events import Done, Event, Finished, Preview, Queued, Step
 from impasto.images import metadata_text
@@ -30,6 +28,7 @@ from tests.client.conftest import running
 from tests.support.diffusion import SIDE, write_tiny_diffusion
 from tests.support.inference import infer_request, output, seeds
 from tests.support.pictures import random_pixels, random_png
+from tests.support.previews import each_preview_taken
 
 MODEL = "sd15"
 IMAGE, MASK = random_pixels(SIDE, SIDE, 1), random_pixels(SIDE, SIDE, 2)
@@ -116,23 +115,12 @@ def _of_one_picture() -> dict[str, dict[str, Any]]:
     return {name: parameters for name, parameters in PARAMETERS.items() if name != "latents"}
 
 
-@pytest.fixture
-def slow_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps slow enough for a reader, who else might find the newer one alone."""
-    step = DiffusionEngine.step
-
-    def slow(engine: DiffusionEngine, rows: Any) -> Any:
-        time.sleep(0.2)
-        return step(engine, rows)
-
-    monkeypatch.setattr(DiffusionEngine, "step", slow)
-
-
-@pytest.mark.usefixtures("slow_steps")
 @both
 def test_a_stream_tells_every_step_of_every_picture(generate: Generate, address: str) -> None:
     events: list[Event] = []
-    pictures = generate(address, seeds=[5, 6, 7], steps=5, sampler="ddim", preview_every=2, on_progress=events.append)
+    asked: dict[str, Any] = {"seeds": [5, 6, 7], "steps": 5, "sampler": "ddim", "preview_every": 2}
+    with each_preview_taken():
+        pictures = generate(address, on_progress=events.append, **asked)
     assert isinstance(events[0], Queued)
     assert isinstance(events[-1], Done)
     for index in range(3):
@@ -146,7 +134,6 @@ def test_a_stream_tells_every_step_of_every_picture(generate: Generate, address:
         assert len({*looks, pictures[index].array.tobytes()}) == 3
 
 
-@pytest.mark.usefixtures("slow_steps")
 @pytest.mark.parametrize("format", ["uint8", "float32", "png", "jpeg", "webp"])
 def test_previews_have_the_format_that_is_asked_for(format: Any, address: str, generator: impasto.Generator) -> None:
     def previews(events: list[Event]) -> list[impasto.Picture]:
@@ -156,7 +143,8 @@ def test_previews_have_the_format_that_is_asked_for(format: Any, address: str, g
     near: list[Event] = []
     far: list[Event] = []
     generator.generate(on_progress=near.append, **parameters)
-    generate_sync(address, on_progress=far.append, **parameters)
+    with each_preview_taken():
+        generate_sync(address, on_progress=far.append, **parameters)
     assert len(previews(far)) == len(previews(near)) == 3
     for here, there in zip(previews(near), previews(far), strict=True):
         assert_array_equal(there.array, here.array)
@@ -165,13 +153,13 @@ def test_previews_have_the_format_that_is_asked_for(format: Any, address: str, g
             assert_array_equal(there.image_float, here.image_float)
 
 
-@pytest.mark.usefixtures("slow_steps")
 def test_replies_and_previews_tell_the_size_asked_for(channel: grpc.Channel) -> None:
     stub = GenerationServiceStub(channel)
     denoising = pb.Denoising(steps=3, sampler="ddim", width=24, height=8, preview_every=1)
     request = pb.GenerateRequest(model=MODEL, seeds=[5], denoising=denoising, format=pb.IMAGE_FORMAT_RAW_UINT8)
     (whole,) = stub.Generate(request).pictures
-    events = list(stub.GenerateStream(request))
+    with each_preview_taken():
+        events = list(stub.GenerateStream(request))
     shown = [event.preview.picture for event in events if event.WhichOneof("event") == "preview"]
     assert [(picture.width, picture.height, len(picture.data)) for picture in (whole, *shown)] == [(24, 8, 576)] * 3
     told = json.loads(whole.metadata)["parameters"]

@@ -149,7 +149,9 @@ async def command(models: Path) -> AsyncIterator[tuple[Process, grpc.aio.Channel
             line = (await process.stderr.readline()).decode()
             assert line, "the server has ended"
             address = re.search(r"serving on (\S+)", line)
-        async with grpc.aio.insecure_channel(address[1], [("grpc.max_receive_message_length", -1)]) as channel:
+        # A connection that measures its own speed takes ever more before the caller reads, most on a busy machine.
+        slow = [("grpc.max_receive_message_length", -1), ("grpc.http2.bdp_probe", 0)]
+        async with grpc.aio.insecure_channel(address[1], slow) as channel:
             yield process, channel
     finally:
         if process.returncode is None:

@@ -14,6 +14,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from benchmarks.peers.process import free_port
 from impasto.api.impasto.v1 import generation_pb2 as pb
 from impasto.api.impasto.v1 import models_pb2
 from impasto.api.impasto.v1.generation_pb2_grpc import GenerationServiceStub
@@ -180,12 +181,13 @@ async def test_a_broken_model_that_was_not_named_is_left_out_and_says_why(null_m
 
 
 async def test_a_start_that_fails_leaves_its_address_free(null_models: Path) -> None:
-    server = Server(ServerConfig(listen="127.0.0.1:0", metrics_listen=None, models=(null_models,), load=("nul",)))
+    listen = f"127.0.0.1:{free_port()}"
+    server = Server(ServerConfig(listen=listen, metrics_listen=None, models=(null_models,), load=("nul",)))
     with pytest.raises(ModelNotFound):
         async with server:
             pass
-    async with serving(null_models, "null", listen=server.address) as again:
-        assert again.address == server.address
+    async with serving(null_models, "null", listen=listen) as again:
+        assert again.address == listen
 
 
 async def test_an_address_that_is_taken_is_one_line_that_names_it(null_models: Path) -> None:

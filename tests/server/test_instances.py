@@ -25,11 +25,11 @@ LANES = 2
 class Held:
     """An engine of which each row waits until the test lets it go. Seed 13 cannot be made."""
 
-    lanes = LANES
     buckets = (1, 2, 4, 8)
     manifest = SimpleNamespace(name="held", version="1")
 
-    def __init__(self) -> None:
+    def __init__(self, lanes: int) -> None:
+        self.lanes = lanes
         self.begun: list[int] = []
         self._gates = {seed: threading.Event() for seed in range(20)}
 
@@ -76,8 +76,8 @@ class Scene:
 
 
 @asynccontextmanager
-async def held() -> AsyncIterator[Scene]:
-    scene = Scene(Held())
+async def held(lanes: int = LANES) -> AsyncIterator[Scene]:
+    scene = Scene(Held(lanes))
     scene.instances = Instances(cast(Engine, scene.engine), 1, more=lambda: scene.more, on_runs=scene.on_runs)
     try:
         yield scene
@@ -114,20 +114,41 @@ async def test_the_next_batch_starts_on_the_lane_that_is_free() -> None:
         assert {run.batch_seconds is not None for run in scene.runs[-1:]} == {True}
 
 
-async def test_while_others_wait_the_replies_of_a_batch_leave_together() -> None:
+async def test_while_others_wait_replies_leave_together_when_the_last_row_has_found_a_lane() -> None:
     async with held() as scene:
         scene.more = True
         scene.start(1, 2, 3, 4)
+        assert not scene.instances.ready
         scene.engine.let_go(1)
         await scene.begun(1, 2, 3)
-        scene.engine.let_go(3)
-        await scene.begun(1, 2, 3, 4)
         await asyncio.sleep(0.01)
         assert scene.told == []
-        scene.engine.let_go(4)  # its lane has nothing to do now: the next batch must be able to start
-        await until(lambda: scene.told == [[1, 3, 4]])
-        scene.engine.let_go(2)
-        await until(lambda: scene.told == [[1, 3, 4], [2]])
+        scene.engine.let_go(3)
+        await until(lambda: scene.told == [[1, 3]])
+        assert scene.instances.ready
+        scene.start(5, 6)
+        assert not scene.instances.ready
+        scene.engine.let_go(2)  # its lane goes on with the next batch
+        await scene.begun(1, 2, 3, 4, 5)
+        await asyncio.sleep(0.01)
+        assert scene.told == [[1, 3]]
+        scene.engine.let_go(4)
+        await until(lambda: scene.told == [[1, 3], [2, 4]])
+        assert [run.batch_seconds is not None for run in scene.runs] == [False, False, False, True]
+        scene.more = False
+        scene.engine.let_go(5)
+        await until(lambda: scene.told[2:] == [[5]])
+
+
+async def test_without_lanes_the_next_batch_starts_when_the_last_has_run() -> None:
+    async with held(lanes=0) as scene:
+        scene.more = True
+        scene.start(1)
+        await scene.begun(1)
+        assert not scene.instances.ready
+        scene.engine.let_go(1)
+        await until(lambda: scene.told == [[1]])
+        assert scene.instances.ready
 
 
 async def test_a_row_that_nobody_waits_for_is_not_made() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -23,11 +23,13 @@ from impasto.engine.picture import Floats, PictureRequest, Pixels
 from impasto.engine.stepwise import StepRow
 from impasto.errors import InvalidRequest
 from impasto.server.config import MEBIBYTE
+from impasto.server.server import Server
 from impasto.server.stepped import SteppedModel
 from tests.support.diffusion import write_tiny_diffusion
 from tests.support.generation import asking, collect, status_of
 from tests.support.inference import connected, serving
-from tests.support.waiting import until
+from tests.support.previews import each_preview_taken
+from tests.support.waiting import GUARD, until
 
 MODEL = "ddpm"
 SIZED = "sd15"
@@ -50,13 +52,19 @@ def sized_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Scene:
-    """A server of the model, its stub, and what each step of its engine ran: (seed, call), in order."""
+    """A server of the model, its stub, and what each step of its engine ran: (seed, call), in order.
 
-    def __init__(self, model: SteppedModel, stub: GenerationServiceStub) -> None:
+    While `may_step` is clear, a step that has begun waits.
+    """
+
+    def __init__(self, server: Server, model: SteppedModel, stub: GenerationServiceStub) -> None:
+        self.server = server
         self.model = model
         self.stub = stub
         self.steps: list[list[tuple[int, int]]] = []
         self.before_step: Any = lambda rows: None
+        self.may_step = threading.Event()
+        self.may_step.set()
         self._seeds: dict[int, int] = {}
         self._engine = model.engine
         self._start, self._step = model.engine.start, model.engine.step
@@ -69,6 +77,7 @@ class Scene:
 
     def step(self, rows: Sequence[StepRow]) -> dict[int, Floats]:
         ran = [(self._seeds[row.slot], row.call) for row in rows]
+        assert self.may_step.wait(GUARD)
         self.before_step(ran)
         previews = self._step(rows)
         self.steps.append(ran)
@@ -78,6 +87,22 @@ class Scene:
         """A call that is under way."""
         request = asking(self.model.name, *seeds, denoising=pb.Denoising(**denoising))
         return self.stub.Generate(request, timeout=timeout)
+
+    async def accepted(self, calls: int) -> None:
+        """Return when so many calls are under way."""
+
+        async def there() -> bool:
+            return self.model.in_flight == calls
+
+        await until(there)
+
+    async def all_at_once(self, wanted: Sequence[dict[str, Any]]) -> list[Any]:
+        """The replies to a call for each seed from 0 on; the first step waits for all of them."""
+        self.may_step.clear()
+        calls = [self.ask(seed, **each) for seed, each in enumerate(wanted)]
+        await self.accepted(len(calls))
+        self.may_step.set()
+        return await asyncio.gather(*calls)
 
     async def stepped(self, steps: int) -> None:
         """Return when the engine has made so many steps more."""
@@ -102,15 +127,14 @@ async def scene_of(models: Path, name: str = MODEL, **settings: Any) -> AsyncIte
     async with serving(models, name, **settings) as server, connected(server) as channel:
         model = server.host.get(name)
         assert isinstance(model, SteppedModel)
-        yield Scene(model, GenerationServiceStub(channel))
+        yield Scene(server, model, GenerationServiceStub(channel))
 
 
 async def test_a_stream_tells_of_the_queue_each_step_previews_and_the_picture(models: Path) -> None:
-    async with scene_of(models) as scene:
-        # Slow enough for the reader, who else might find the newer step alone.
-        scene.before_step = lambda ran: time.sleep(0.05)
-        request = asking(MODEL, 7, denoising=pb.Denoising(steps=5, preview_every=2))
-        pictures, events = await collect(scene.stub.GenerateStream(request))
+    request = asking(MODEL, 7, denoising=pb.Denoising(steps=5, preview_every=2))
+    with each_preview_taken():
+        async with scene_of(models) as scene:
+            pictures, events = await collect(scene.stub.GenerateStream(request))
     kinds = [event.WhichOneof("event") for event in events]
     assert kinds[0] == "queued"
     assert kinds[-1] == "done"
@@ -126,22 +150,29 @@ async def test_pictures_of_a_mix_are_those_that_are_made_alone(models: Path) -> 
         {"steps": 3 + seed % 4 * 5, "sampler": ("dpmpp_2m", "euler_a", "unipc", "heun")[seed % 4]} for seed in range(24)
     ]
     async with scene_of(models) as scene:
-        replies = await asyncio.gather(*(scene.ask(seed, **each) for seed, each in enumerate(wanted)))
+        replies = await scene.all_at_once(wanted)
         largest = max(len(ran) for ran in scene.steps)
     with load(MODEL, models=models) as generator:
         for seed, (reply, each) in enumerate(zip(replies, wanted, strict=True)):
             alone = generator.generate(seeds=seed, **each)[0]  # type: ignore[arg-type]
             assert reply.pictures[0].data == alone.array.tobytes()
-    assert largest > 1
+    assert largest == min(len(wanted), scene.model.engine.buckets[-1])
 
 
 async def test_a_short_request_behind_long_ones_starts_within_two_steps(models: Path) -> None:
     async with scene_of(models) as scene:
         most = scene.model.engine.buckets[-1]
+        scene.may_step.clear()
         long = [scene.ask(seed, steps=50) for seed in range(3 * most)]
+        await scene.accepted(len(long))
+        scene.may_step.set()
         await scene.stepped(3)
+        scene.may_step.clear()
+        short = scene.ask(100, steps=4)
+        await scene.accepted(len(long) + 1)
         before = len(scene.steps)
-        await scene.ask(100, steps=4)
+        scene.may_step.set()
+        await short
         first = next(index for index, ran in enumerate(scene.steps) if (100, 0) in ran)
         last = next(index for index, ran in enumerate(scene.steps) if (100, 3) in ran)
         await asyncio.gather(*long)
@@ -155,7 +186,7 @@ async def test_pictures_of_other_sizes_take_turns_and_are_those_that_are_made_al
         {"steps": 40, "sampler": "ddim", "width": sizes[seed % 3][0], "height": sizes[seed % 3][1]} for seed in range(9)
     ]
     async with scene_of(sized_models, SIZED) as scene:
-        replies = await asyncio.gather(*(scene.ask(seed, **each) for seed, each in enumerate(wanted)))
+        replies = await scene.all_at_once(wanted)
         ran = [{seed % 3 for seed, _ in step} for step in scene.steps]
     assert {len(groups) for groups in ran} == {1}, "a step has rows of one size"
     turns = [groups.pop() for groups in ran]
@@ -225,13 +256,10 @@ async def test_a_request_that_cannot_start_does_not_harm_its_batch_mates(
 
 
 async def test_decoding_delays_the_next_step_by_one_batch_at_most(
-    models: Path, monkeypatch: pytest.MonkeyPatch
+    sized_models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_tiny_diffusion(models, "sd15")
-    async with serving(models, "sd15") as server, connected(server) as channel:
-        model = server.host.get("sd15")
-        assert isinstance(model, SteppedModel)
-        engine, done = model.engine, []
+    async with scene_of(sized_models, SIZED) as scene:
+        engine, done = scene.model.engine, list[str]()
         step, decode = engine.step, engine.decode
 
         def stepping(rows: Sequence[StepRow]) -> dict[int, Floats]:
@@ -245,28 +273,24 @@ async def test_decoding_delays_the_next_step_by_one_batch_at_most(
 
         monkeypatch.setattr(engine, "step", stepping)
         monkeypatch.setattr(engine, "decode", decoding)
-        wanted = pb.Denoising(sampler="ddim", guidance_scale=1.0, prompt="night")
-        calls = []
-        for seed in range(20):  # four at a time end in the same step
-            wanted.steps = 3 if seed < 16 else 40
-            calls.append(GenerationServiceStub(channel).Generate(asking("sd15", seed, denoising=wanted)))
-        await asyncio.gather(*calls)
+        # Four at a time end in the same step.
+        wanted = {"sampler": "ddim", "guidance_scale": 1.0, "prompt": "night"}
+        await scene.all_at_once([wanted | {"steps": 3 if seed < 16 else 40} for seed in range(20)])
     order = "".join(kind[0] for kind in done)
     assert order.count("d") == 20
     assert "dd" not in order[: order.rindex("s")]
 
 
 async def test_a_model_that_is_unloaded_finishes_what_it_accepted(models: Path) -> None:
-    async with serving(models, MODEL) as server, connected(server) as channel:
-        stub = GenerationServiceStub(channel)
-        model = server.host.get(MODEL)
-        call = stub.Generate(asking(MODEL, 1, 2, 3, denoising=pb.Denoising(steps=20)))
-
-        async def accepted() -> bool:
-            return model.in_flight == 1
-
-        await until(accepted)
-        await server.host.unload(MODEL)
+    async with scene_of(models) as scene:
+        scene.may_step.clear()
+        call = scene.ask(1, 2, 3, steps=20)
+        await scene.accepted(1)
+        unloaded = asyncio.ensure_future(scene.server.host.unload(MODEL))
+        error = await status_of(scene.ask(4, steps=1))
+        assert error.code() is grpc.StatusCode.NOT_FOUND
+        scene.may_step.set()
+        await unloaded
         assert len((await call).pictures) == 3
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import fcntl
 import functools
 import hashlib
 import os
@@ -11,6 +10,8 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from tests.support.locking import alone_at
 
 
 def published(models: Path, name: str, version: str, made_of: object, publish: Callable[[Path], Path]) -> Path:
@@ -20,8 +21,7 @@ def published(models: Path, name: str, version: str, made_of: object, publish: C
     """
     key = hashlib.sha256(f"{name} {version} {made_of!r}".encode()).hexdigest()[:20]
     place = _shared_folder() / key
-    with (place.parent / f"{key}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone_at(place):
         if not place.exists():
             making = place.with_suffix(".making")
             shutil.rmtree(making, ignore_errors=True)

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.locking import alone_at
+
 VERSION = "11.4.0.106"
 PACKAGES = (f"tensorrt-cu13=={VERSION}", f"tensorrt-cu13-bindings=={VERSION}")
 
@@ -83,10 +85,11 @@ def real_package(config: pytest.Config) -> RealPackage:
     named = os.environ.get("IMPASTO_TENSORRT_SITE")
     assert config.cache is not None
     folder = Path(named) if named else config.cache.mkdir("tensorrt")
-    if not (folder / "tensorrt").exists():
-        options = ["--quiet", "--no-deps", "--target", str(folder)]
-        command = [sys.executable, "-m", "pip", "install", *options, *PACKAGES]
-        if subprocess.run(command, capture_output=True, check=False, timeout=300).returncode:
-            pytest.skip(f"pip cannot install {PACKAGES[0]} here")
-    build(folder)
+    with alone_at(folder):
+        if not (folder / "tensorrt").exists():
+            options = ["--quiet", "--no-deps", "--target", str(folder)]
+            command = [sys.executable, "-m", "pip", "install", *options, *PACKAGES]
+            if subprocess.run(command, capture_output=True, check=False, timeout=300).returncode:
+                pytest.skip(f"pip cannot install {PACKAGES[0]} here")
+        build(folder)
     return RealPackage(folder)

@@ -30,7 +30,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list
     out = tmp_path_factory.mktemp("runs")
     command = [sys.executable, "-m", "tests.training.killed_runs", str(out), str(KILLS)]
     done = subprocess.run(
-        command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=500
+        command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=1500
     )
     return out, json.loads(done.stdout.splitlines()[-1])
 
@@ -67,20 +67,29 @@ def test_a_killed_run_leaves_the_files_of_an_unbroken_one(name: str, runs: Any) 
 
 
 COMMAND = """
-import functools
+import functools, sys, time
 from impasto.training import vae
 vae.VAEPlan = functools.partial(vae.VAEPlan, save_seconds=0.0)  # else a run as short as this saves nothing
+last, step = int(sys.argv.pop()), vae.Trainer.step
+
+def waiting(trainer):
+    if trainer.seen == last:
+        time.sleep(1000.0)
+    return step(trainer)
+
+vae.Trainer.step = waiting
 from impasto.cli import app
 app()
 """
 COMMAND_STEPS = 60
 
 
-def trains(data: Path, out: Path) -> subprocess.Popen[bytes]:
-    """Begin `impasto train`, of a tiny VAE that saves after every step."""
+def trains(data: Path, out: Path, steps: int = COMMAND_STEPS) -> subprocess.Popen[bytes]:
+    """Begin `impasto train`, of a tiny VAE that saves after every step; after so many it waits to be killed."""
     shape = ["--resolution", "16", "--latent-side", "4", "--channels", "4", "--most-channels", "8"]
     length = ["--pictures", str(COMMAND_STEPS * BATCH), "--batch", str(BATCH), "--crop", "16", "32", "--threads", "1"]
     command = [sys.executable, "-c", COMMAND, "train", "vae", "--data", str(data), "--out", str(out), *shape, *length]
+    command.append(str(steps * BATCH))
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 
@@ -97,7 +106,7 @@ def test_the_command_that_is_killed_and_typed_again_leaves_the_files_of_an_unbro
         picture.save(data / f"{number}.png")
     chance = random.Random(0)
     for reached in sorted(chance.sample(range(1, COMMAND_STEPS - 10), 3)):
-        run = trains(data, broken)
+        run = trains(data, broken, COMMAND_STEPS - 5)
         while steps_in(broken) < reached and run.poll() is None:
             time.sleep(0.001)
         time.sleep(chance.uniform(0.0, 0.05))
@@ -105,7 +114,7 @@ def test_the_command_that_is_killed_and_typed_again_leaves_the_files_of_an_unbro
         assert run.wait() == -signal.SIGKILL
         assert reached <= steps_in(broken) < COMMAND_STEPS
     for out in (whole, broken):
-        told, _ = trains(data, out).communicate(timeout=120)
+        told, _ = trains(data, out).communicate(timeout=500)
         assert told.decode() == f"{out / 'weights.safetensors'}\n"
     assert steps_in(whole) == COMMAND_STEPS
     for name in (FILE, "weights.safetensors", "sheet_final.png"):

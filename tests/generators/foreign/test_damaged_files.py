@@ -72,7 +72,7 @@ mutations = st.lists(
 
 @pytest.mark.parametrize("name", FILES)
 @given(mutations=mutations)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_random_damage_is_loaded_or_refused(name: str, mutations: list[tuple[float, bytes, int]], path: Path) -> None:
     """Replace, insert or delete some bytes, near the start as often as anywhere."""
     content = bytearray(FILES[name])
@@ -105,7 +105,7 @@ OPCODES = [
 
 
 @given(program=st.lists(st.sampled_from(OPCODES), max_size=40))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_random_programs_are_refused(program: list[bytes], path: Path) -> None:
     path.write_bytes(b"\x80\x04" + b"".join(program) + pickle.STOP)
     with pytest.raises(CheckpointError):
@@ -113,7 +113,7 @@ def test_random_programs_are_refused(program: list[bytes], path: Path) -> None:
 
 
 @given(content=st.binary(max_size=200))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_random_bytes_are_refused(content: bytes, path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(CheckpointError):

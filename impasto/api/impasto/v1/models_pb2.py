@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17impasto/v1/models.proto\x12\nimpasto.v1\"\x13\n\x11ListModelsRequest\"7\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.impasto.v1.Model\"0\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"1\n\x10LoadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"3\n\x12UnloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"\x15\n\x13UnloadModelResponse\"\xa2\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.impasto.v1.ModelState\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x05 \x01(\t\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\x12\r\n\x05width\x18\x07 \x01(\r\x12\x0e\n\x06height\x18\x08 \x01(\r\x12\r\n\x05z_dim\x18\t \x01(\r\x12\r\n\x05w_dim\x18\n \x01(\r\x12\x0e\n\x06num_ws\x18\x0b \x01(\r\x12\x13\n\x0bnum_classes\x18\x0c \x01(\r\x12\x0f\n\x07\x62uckets\x18\r \x03(\r\x12\x0f\n\x07\x62\x61\x63kend\x18\x0e \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x0f \x01(\t\x12\x0f\n\x07licence\x18\x10 \x01(\t*\xa6\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14MODEL_STATE_UNLOADED\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x15\n\x11MODEL_STATE_READY\x10\x03\x12\x19\n\x15MODEL_STATE_UNLOADING\x10\x04\x12\x16\n\x12MODEL_STATE_FAILED\x10\x05\x32\xa5\x02\n\x0cModelService\x12K\n\nListModels\x12\x1d.impasto.v1.ListModelsRequest\x1a\x1e.impasto.v1.ListModelsResponse\x12:\n\x08GetModel\x12\x1b.impasto.v1.GetModelRequest\x1a\x11.impasto.v1.Model\x12<\n\tLoadModel\x12\x1c.impasto.v1.LoadModelRequest\x1a\x11.impasto.v1.Model\x12N\n\x0bUnloadModel\x12\x1e.impasto.v1.UnloadModelRequest\x1a\x1f.impasto.v1.UnloadModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17impasto/v1/models.proto\x12\nimpasto.v1\"\x13\n\x11ListModelsRequest\"7\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.impasto.v1.Model\"0\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"1\n\x10LoadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"3\n\x12UnloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"\x15\n\x13UnloadModelResponse\"\xb7\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.impasto.v1.ModelState\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x05 \x01(\t\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\x12\r\n\x05width\x18\x07 \x01(\r\x12\x0e\n\x06height\x18\x08 \x01(\r\x12\r\n\x05z_dim\x18\t \x01(\r\x12\r\n\x05w_dim\x18\n \x01(\r\x12\x0e\n\x06num_ws\x18\x0b \x01(\r\x12\x13\n\x0bnum_classes\x18\x0c \x01(\r\x12\x0f\n\x07\x62uckets\x18\r \x03(\r\x12\x0f\n\x07\x62\x61\x63kend\x18\x0e \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x0f \x01(\t\x12\x0f\n\x07licence\x18\x10 \x01(\t\x12\x13\n\x0b\x63lass_names\x18\x11 \x03(\t*\xa6\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14MODEL_STATE_UNLOADED\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x15\n\x11MODEL_STATE_READY\x10\x03\x12\x19\n\x15MODEL_STATE_UNLOADING\x10\x04\x12\x16\n\x12MODEL_STATE_FAILED\x10\x05\x32\xa5\x02\n\x0cModelService\x12K\n\nListModels\x12\x1d.impasto.v1.ListModelsRequest\x1a\x1e.impasto.v1.ListModelsResponse\x12:\n\x08GetModel\x12\x1b.impasto.v1.GetModelRequest\x1a\x11.impasto.v1.Model\x12<\n\tLoadModel\x12\x1c.impasto.v1.LoadModelRequest\x1a\x11.impasto.v1.Model\x12N\n\x0bUnloadModel\x12\x1e.impasto.v1.UnloadModelRequest\x1a\x1f.impasto.v1.UnloadModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'impasto.v1.models_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODELSTATE']._serialized_start=588
-  _globals['_MODELSTATE']._serialized_end=754
+  _globals['_MODELSTATE']._serialized_start=609
+  _globals['_MODELSTATE']._serialized_end=775
   _globals['_LISTMODELSREQUEST']._serialized_start=39
   _globals['_LISTMODELSREQUEST']._serialized_end=58
   _globals['_LISTMODELSRESPONSE']._serialized_start=60
@@ -46,7 +46,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UNLOADMODELRESPONSE']._serialized_start=271
   _globals['_UNLOADMODELRESPONSE']._serialized_end=292
   _globals['_MODEL']._serialized_start=295
-  _globals['_MODEL']._serialized_end=585
-  _globals['_MODELSERVICE']._serialized_start=757
-  _globals['_MODELSERVICE']._serialized_end=1050
+  _globals['_MODEL']._serialized_end=606
+  _globals['_MODELSERVICE']._serialized_start=778
+  _globals['_MODELSERVICE']._serialized_end=1071
 # @@protoc_insertion_point(module_scope)

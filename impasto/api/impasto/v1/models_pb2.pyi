@@ -180,6 +180,7 @@ class Model(_message.Message):
     BACKEND_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     LICENCE_FIELD_NUMBER: _builtins.int
+    CLASS_NAMES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.str
     state: Global___ModelState.ValueType
@@ -194,12 +195,16 @@ class Model(_message.Message):
     w_dim: _builtins.int
     num_ws: _builtins.int
     num_classes: _builtins.int
-    """Values of a class vector, and so classes; 0: not conditional."""
+    """Classes, and values of a class vector where the model takes one; 0: not conditional."""
     backend: _builtins.str
     device: _builtins.str
     licence: _builtins.str
     @_builtins.property
     def buckets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def class_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the classes are called, by their index; none where the model has no names for them."""
+
     def __init__(
         self,
         *,
@@ -219,10 +224,11 @@ class Model(_message.Message):
         backend: _builtins.str = ...,
         device: _builtins.str = ...,
         licence: _builtins.str = ...,
+        class_names: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "buckets", b"buckets", "device", b"device", "digest", b"digest", "family", b"family", "height", b"height", "licence", b"licence", "name", b"name", "num_classes", b"num_classes", "num_ws", b"num_ws", "reason", b"reason", "state", b"state", "version", b"version", "w_dim", b"w_dim", "width", b"width", "z_dim", b"z_dim"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "buckets", b"buckets", "class_names", b"class_names", "device", b"device", "digest", b"digest", "family", b"family", "height", b"height", "licence", b"licence", "name", b"name", "num_classes", b"num_classes", "num_ws", b"num_ws", "reason", b"reason", "state", b"state", "version", b"version", "w_dim", b"w_dim", "width", b"width", "z_dim", b"z_dim"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,56 @@
+"""The addresses of a server's configuration: what they may be, and what any other is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from impasto.cli import app
+from impasto.errors import InvalidRequest
+from impasto.server.config import load_config
+
+ALLOWED = "HOST:PORT such as 127.0.0.1:8001 or [::]:8001"
+FIELDS = ("listen", "metrics_listen")
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1:8001", "0.0.0.0:0", "localhost:1", "a-host.example:65535", "[::]:8001", "[::1]:0", "[fe80::1%eth0]:80"],
+)
+def test_an_address_is_a_host_and_a_port(field: str, address: str) -> None:
+    assert getattr(load_config(None, {field: address}), field) == address
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize(
+    "found",
+    [
+        *("foo", ":8001", "127.0.0.1", "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:٣", "127.0.0.1:123456", " h:1"),
+        *("h:1\n", "a b:1", "::1:8001", "[::1]", "[]:1", "::", "http://127.0.0.1:8001", "127.0.0.1:8001/path"),
+    ],
+)
+def test_any_other_text_is_told_the_field_and_what_is_allowed(field: str, found: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        load_config(None, {field: found})
+    assert str(refused.value) == f"configuration: {field}: found {found!r}; allowed is {ALLOWED}"
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize(("written", "found"), [('"foo"', "'foo'"), ("8001", "8001"), ('["h:1"]', "['h:1']")])
+def test_a_value_of_the_file_is_told_the_same(field: str, written: str, found: str, tmp_path: Path) -> None:
+    file = tmp_path / "impasto.toml"
+    file.write_text(f"{field} = {written}\n")
+    with pytest.raises(InvalidRequest) as refused:
+        load_config(file)
+    assert str(refused.value) == f"{file}: {field}: found {found}; allowed is {ALLOWED}"
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_the_command_refuses_it_in_one_line(field: str) -> None:
+    result = CliRunner().invoke(app, ["serve", f"--{field.replace('_', '-')}", "foo"])
+    assert result.exit_code == 1
+    assert result.stderr == f"impasto: configuration: {field}: found 'foo'; allowed is {ALLOWED}\n"
+    assert result.stdout == ""
