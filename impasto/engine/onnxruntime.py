@@ -177,7 +177,7 @@ def _first(outputs: dict[str, Value]) -> Floats:
 
 
 def _run(session: onnxruntime.InferenceSession, feeds: Feeds) -> Floats:
-    result: Floats = session.run(None, dict(feeds))[0]
+    result: Floats = session.run(None, feeds)[0]
     return result
 
 

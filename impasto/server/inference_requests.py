@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +22,7 @@ SOURCES = ("seed", "z", "ws", "codes")
 Row = NDArray[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Parameters:
+class Parameters(NamedTuple):
     """A request's parameters: 0 and None are the defaults; `timeout` is in seconds."""
 
     noise_mode: NoiseMode | None = None
@@ -41,8 +39,12 @@ def picture_requests(
 ) -> list[PictureRequest]:
     """One request a row. InvalidRequest names the first tensor that is wrong, what was found and what is allowed."""
     arrays = read_inputs(message, manifest.inputs, max_pictures)
-    _check_exclusive(arrays, manifest)
     common = {name: value for name in _COMMON if (value := getattr(parameters, name)) is not None}
+    if not common and len(arrays) == 1 and "seed" in arrays:
+        seeds = [_seed(f"inputs.seed[{index}]", row) for index, row in enumerate(arrays["seed"])]
+        cutoff, noise_mode = parameters.psi_cutoff, parameters.noise_mode
+        return [PictureRequest(seed, cutoff=cutoff, noise_mode=noise_mode) for seed in seeds]
+    _check_exclusive(arrays, manifest)
     denoised = bool(common) or not arrays.keys().isdisjoint(_OF_DENOISING)
     return [
         PictureRequest(
@@ -57,6 +59,8 @@ def picture_requests(
 
 def read_parameters(parameters: Mapping[str, InferParameter]) -> Parameters:
     """The request's parameters. InvalidRequest for one that there is not, or that has another type."""
+    if not parameters:
+        return Parameters()
     values = {name: _parameter(name, parameter) for name, parameter in parameters.items()}
     timeout = values.pop("timeout", 0)
     return Parameters(timeout=timeout / 1e6 if timeout else None, **values)
@@ -83,8 +87,6 @@ def _values(readers: Readers, arrays: Mapping[str, Row], index: int) -> dict[str
 def _of_a_picture(arrays: Mapping[str, Row], index: int) -> dict[str, Any]:
     """What a row says but for diffusion, as keywords of PictureRequest."""
     rows = _values(_OF_A_PICTURE, arrays, index)
-    if len(rows) == 1 and "seed" in rows:
-        return rows
     try:
         check_pictures(rows.get("image"), rows.get("image_to"), rows.get("blend"))
     except InvalidRequest as error:
@@ -151,9 +153,9 @@ def _parameter(name: str, parameter: InferParameter) -> Any:
     field = f"parameters.{name}"
     choice = parameter.WhichOneof("parameter_choice")
     value: Any = getattr(parameter, choice) if choice else None
-    if name in _WORDS:
-        if value not in _WORDS[name]:
-            raise InvalidRequest(field, value, f"a string, one of {', '.join(_WORDS[name])}")
+    if words := _WORDS.get(name):
+        if value not in words:
+            raise InvalidRequest(field, value, f"a string, one of {', '.join(words)}")
     elif name in _WHOLE_NUMBERS:
         if choice not in ("int64_param", "uint64_param") or value < 0:
             raise InvalidRequest(field, value, "an integer of 0 or more")

@@ -60,19 +60,20 @@ def read_inputs(request: ModelInferRequest, specs: Sequence[TensorSpec], limit: 
     InvalidRequest for an unknown or repeated name, a wrong datatype or shape, contents of another size, raw and typed
     contents together, differing N, or a value that is not finite.
     """
-    known = {spec.name: spec for spec in specs}
     contents = _raw_contents(request)
     arrays: dict[str, NDArray[Any]] = {}
     for index, tensor in enumerate(request.inputs):
-        if tensor.name not in known:
-            raise InvalidRequest(f"inputs[{index}].name", tensor.name, _one_of(known))
-        if tensor.name in arrays:
-            raise InvalidRequest("inputs", f"{tensor.name} twice", "each tensor once")
-        spec = known[tensor.name]
+        name = tensor.name
+        spec = _named(name, specs)
+        if spec is None:
+            raise InvalidRequest(f"inputs[{index}].name", name, _one_of(specs))
+        if name in arrays:
+            raise InvalidRequest("inputs", f"{name} twice", "each tensor once")
         shape = _checked_shape(tensor, spec, limit)
         values = _from_raw(contents[index], spec, shape) if contents else _from_typed(tensor, spec, shape)
-        _check_finite(spec.name, values)
-        arrays[spec.name] = values
+        if values.dtype.kind == "f":
+            _check_finite(name, values)
+        arrays[name] = values
     if len(arrays) > 1:
         _check_same_rows(arrays)
     return arrays
@@ -80,17 +81,18 @@ def read_inputs(request: ModelInferRequest, specs: Sequence[TensorSpec], limit: 
 
 def requested_outputs(request: ModelInferRequest, specs: Sequence[TensorSpec]) -> list[TensorSpec]:
     """What the caller wants, in its order; `image` where it names none."""
-    known = {spec.name: spec for spec in specs}
     if not request.outputs:
-        return [known[DEFAULT_OUTPUT]]
+        return [spec for spec in specs if spec.name == DEFAULT_OUTPUT]
     wanted: list[TensorSpec] = []
     for index, output in enumerate(request.outputs):
-        if output.name not in known:
-            raise InvalidRequest(f"outputs[{index}].name", output.name, _one_of(known))
-        if known[output.name] in wanted:
+        spec = _named(output.name, specs)
+        if spec is None:
+            raise InvalidRequest(f"outputs[{index}].name", output.name, _one_of(specs))
+        if spec in wanted:
             raise InvalidRequest("outputs", f"{output.name} twice", "each tensor once")
-        _check_no_parameters(f"outputs.{output.name}.parameters", output.parameters)
-        wanted.append(known[output.name])
+        if output.parameters:
+            raise _parameters_refused(f"outputs.{output.name}.parameters", output.parameters)
+        wanted.append(spec)
     return wanted
 
 
@@ -141,10 +143,10 @@ def _raw_contents(request: ModelInferRequest) -> Sequence[bytes]:
 
 def _checked_shape(tensor: InputTensor, spec: TensorSpec, limit: int) -> tuple[int, ...]:
     """The tensor's shape as its spec writes it; [N] stands for [N, 1]."""
-    field = f"inputs.{spec.name}"
-    _check_no_parameters(f"{field}.parameters", tensor.parameters)
+    if tensor.parameters:
+        raise _parameters_refused(f"inputs.{spec.name}.parameters", tensor.parameters)
     if tensor.datatype != spec.dtype:
-        raise InvalidRequest(f"{field}.datatype", tensor.datatype, spec.dtype)
+        raise InvalidRequest(f"inputs.{spec.name}.datatype", tensor.datatype, spec.dtype)
     shape = tuple(tensor.shape)
     row = spec.shape[1:]
     if row == (1,) and len(shape) == 1:
@@ -152,7 +154,7 @@ def _checked_shape(tensor: InputTensor, spec: TensorSpec, limit: int) -> tuple[i
     fits = len(shape) == len(spec.shape) and all(map(_fits, shape[1:], row))
     if not fits or not 1 <= shape[0] <= limit:
         written = ", ".join(("N", *("any" if side == -1 else str(side) for side in row)))
-        raise InvalidRequest(f"{field}.shape", list(tensor.shape), f"[{written}] with N from 1 to {limit}")
+        raise InvalidRequest(f"inputs.{spec.name}.shape", list(tensor.shape), f"[{written}] with N from 1 to {limit}")
     return shape
 
 
@@ -210,8 +212,6 @@ def _from_typed(tensor: InputTensor, spec: TensorSpec, shape: tuple[int, ...]) -
 
 
 def _check_finite(name: str, values: NDArray[Any]) -> None:
-    if values.dtype.kind != "f":
-        return
     wrong = np.flatnonzero(~np.isfinite(values))
     if len(wrong):
         index = np.unravel_index(wrong[0], values.shape)
@@ -227,10 +227,16 @@ def _check_same_rows(arrays: Mapping[str, NDArray[Any]]) -> None:
             raise InvalidRequest(f"inputs.{name}.shape", f"N = {count}", f"N = {rows[first]} as in inputs.{first}")
 
 
-def _check_no_parameters(field: str, parameters: Mapping[str, Any]) -> None:
-    if parameters:
-        raise InvalidRequest(field, ", ".join(sorted(parameters)), "none: shared memory and classes are not served")
+def _parameters_refused(field: str, parameters: Mapping[str, Any]) -> InvalidRequest:
+    return InvalidRequest(field, ", ".join(sorted(parameters)), "none: shared memory and classes are not served")
 
 
-def _one_of(names: Iterable[str]) -> str:
-    return f"one of {', '.join(names)}"
+def _named(name: str, specs: Sequence[TensorSpec]) -> TensorSpec | None:
+    for spec in specs:
+        if spec.name == name:
+            return spec
+    return None
+
+
+def _one_of(specs: Iterable[TensorSpec]) -> str:
+    return f"one of {', '.join(spec.name for spec in specs)}"
