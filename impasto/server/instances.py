@@ -61,8 +61,8 @@ class Instances:
     An engine with lanes gets the rows of a batch one by one, so that no lane waits for the end of a batch; and as soon
     as the last of them has found a lane the next batch may start, so that no lane waits for the event loop. Nor does a
     row wait for its batch-mates, unless there is `more` to run: then replies leave together, once a batch, which spares
-    the server and its callers most of the times they are woken. What was shorter than SHORT_SECONDS the last time, in
-    the same bucket, runs before `start` returns.
+    the server and its callers most of the times they are woken. What was made in less than SHORT_SECONDS the last time,
+    in the same bucket, runs before `start` returns.
     """
 
     def __init__(
@@ -157,6 +157,7 @@ class Instances:
         runs = [self._ended.popleft() for _ in range(len(self._ended))]
         self.idle += len(runs)
         for run in runs:
-            self._short[run.batch.bucket] = run.ended - run.started < SHORT_SECONDS
+            if run.tickets and not isinstance(run.results, Exception):
+                self._short[run.batch.bucket] = run.ended - run.started < SHORT_SECONDS
         if runs:
             self._on_runs(runs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import numpy as np
 from impasto.engine.picture import Engine, PictureRequest, Pixels
 from impasto.scheduling import Batch
 from impasto.scheduling.ticket import Ticket
-from impasto.server.instances import Instances, Run
+from impasto.server.instances import SHORT_SECONDS, Instances, Run
 from impasto.server.job import Job
 from tests.support.engines import GUARD_SECONDS, until
 
@@ -42,6 +43,7 @@ class Held:
         assert seed is not None
         self.begun.append(seed)
         assert self._gates[seed].wait(GUARD_SECONDS)
+        time.sleep(2 * SHORT_SECONDS)
         if seed == 13:
             raise RuntimeError("unlucky")
         return [Pixels(hwc=np.full((1, 1, 3), seed, np.uint8))]
@@ -171,3 +173,13 @@ async def test_a_row_that_fails_harms_no_other() -> None:
         await until(lambda: scene.instances.all_idle)
         failed = {run.tickets[0].payload.request.seed: isinstance(run.results, RuntimeError) for run in scene.runs}
         assert failed == {12: False, 13: True}
+
+
+async def test_a_row_that_failed_at_once_says_nothing_of_how_long_one_takes() -> None:
+    async with held() as scene:
+        scene.engine.let_go(13)
+        scene.start(13)
+        await until(lambda: scene.instances.all_idle)
+        scene.start(1)  # on the event loop it would wait here for what comes next
+        scene.engine.let_go(1)
+        await until(lambda: scene.told == [[13], [1]])
