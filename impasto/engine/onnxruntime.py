@@ -27,7 +27,7 @@ from impasto.export.plans import graph_files
 CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
 QUICK = ("mapping", "embedding")
-"""Graphs of about a fiftieth of a picture's work: on a CPU each row of theirs runs where it is, on one core."""
+"""Graphs that are too small a part of a picture's work to wake other cores for: on a CPU they run on one."""
 
 Provider = str | tuple[str, dict[str, str]]
 """An execution provider, with its options if it has any."""

@@ -45,12 +45,11 @@ def picture_requests(
         cutoff, noise_mode = parameters.psi_cutoff, parameters.noise_mode
         return [PictureRequest(seed, cutoff=cutoff, noise_mode=noise_mode) for seed in seeds]
     _check_exclusive(arrays, manifest)
-    denoised = bool(common) or not arrays.keys().isdisjoint(_OF_DENOISING)
     return [
         PictureRequest(
             cutoff=parameters.psi_cutoff,
             noise_mode=parameters.noise_mode,
-            denoising=_denoising(arrays, index, common) if denoised else None,
+            denoising=_denoising(arrays, index, common),
             **_of_a_picture(arrays, index),
         )
         for index in range(len(next(iter(arrays.values()))))
@@ -94,9 +93,11 @@ def _of_a_picture(arrays: Mapping[str, Row], index: int) -> dict[str, Any]:
     return rows if any(name in rows for name in SOURCES) else {"seed": IMAGE_SEED, **rows}
 
 
-def _denoising(arrays: Mapping[str, Row], index: int, common: Mapping[str, Any]) -> Denoising:
-    """What a row and the parameters ask of a diffusion model."""
+def _denoising(arrays: Mapping[str, Row], index: int, common: Mapping[str, Any]) -> Denoising | None:
+    """What a row and the parameters ask of a diffusion model; None if nothing."""
     rows = _values(_OF_DENOISING, arrays, index)
+    if not rows and not common:
+        return None
     wanted = Denoising(**rows, **common)
     try:
         wanted.check(arrays["image"][index] if "image" in arrays else None)
