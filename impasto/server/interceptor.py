@@ -110,6 +110,8 @@ class Guard:
     """
 
     def __init__(self, router: Router, metrics: Metrics, is_model: Callable[[str], bool]) -> None:
+        self.calls = 0
+        """All that have come."""
         self.in_flight = 0
         self._router = router
         self._metrics = metrics
@@ -149,6 +151,7 @@ class Guard:
         model_of = _model_getter(parse)
 
         async def call(received: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            self.calls += 1
             self.in_flight += 1
             parser, status = _Parser(parse, model_of), "OK"
             try:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 from collections.abc import Callable
 from typing import Self
 from wsgiref.simple_server import WSGIServer
 
-import grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from impasto.api.impasto.v1 import models_pb2_grpc
 from impasto.engine.backend import available_cores
 from impasto.server import generation, health, inference, models
+from impasto.server.accepting import new_grpc_server
 from impasto.server.config import MEBIBYTE, ServerConfig
 from impasto.server.explore import Explore
 from impasto.server.generation import GenerationService
@@ -39,6 +40,8 @@ FLUSH_SECONDS = 5.0
 """How long the last replies may take to leave once every call is answered; health watchers end with it."""
 ABORT_SECONDS = 0.5
 """How long aborted calls may take to leave."""
+QUIET_SECONDS, LATEST_SECONDS = 0.02, 1.0
+"""How long no call may have come before gRPC stops, and how long that is waited for at most."""
 
 
 class Server:
@@ -68,7 +71,7 @@ class Server:
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),
         ]
-        self._grpc = grpc.aio.server(handlers=[router], options=options)
+        self._grpc = new_grpc_server([router], options)
         self._exporter: WSGIServer | None = None
         self._hurried = asyncio.Event()
 
@@ -90,11 +93,11 @@ class Server:
         await self._health.not_serving()
         self.host.draining = True
         self._explore.drain()
-        await self._drain()
-        if self._guard.in_flight:
-            log.warning("%d calls are aborted", self._guard.in_flight)
+        aborted = 0 if await self._drain() else self._guard.in_flight
+        if aborted:
+            log.warning("%d calls are aborted", aborted)
             self.host.abort()
-        await self._grpc.stop(ABORT_SECONDS if self._guard.in_flight else FLUSH_SECONDS)
+        await self._grpc.stop(ABORT_SECONDS if aborted else FLUSH_SECONDS)
         if self._exporter:
             await asyncio.to_thread(self._exporter.shutdown)
             self._exporter.server_close()
@@ -116,11 +119,27 @@ class Server:
     async def __aexit__(self, *exception: object) -> None:
         await self.stop()
 
-    async def _drain(self) -> None:
-        ends = [asyncio.ensure_future(wait) for wait in (self._guard.empty(), self._hurried.wait())]
+    async def _drain(self) -> bool:
+        """Whether all calls ended within the grace time."""
+        ends = [asyncio.ensure_future(wait) for wait in (self._answer_the_last(), self._hurried.wait())]
         await asyncio.wait(ends, timeout=self.config.drain_grace_s, return_when=asyncio.FIRST_COMPLETED)
+        answered = ends[0].done()
         for end in ends:
             end.cancel()
+        return answered
+
+    async def _answer_the_last(self) -> None:
+        """Return when every call has its answer, and no more come; but refuse those for LATEST_SECONDS at most.
+
+        gRPC would cancel what is still on its way, and callers do not try a cancelled call again.
+        """
+        await self._guard.empty()
+        latest = time.monotonic() + LATEST_SECONDS
+        calls = -1
+        while calls != self._guard.calls and time.monotonic() < latest:
+            calls = self._guard.calls
+            await asyncio.sleep(QUIET_SECONDS)
+            await self._guard.empty()
 
 
 def _log_address(server: Server) -> None:

@@ -19,6 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from impasto.api.impasto.v1 import generation_pb2 as pb
 from impasto.api.impasto.v1.generation_pb2_grpc import GenerationServiceStub as Stub
 from impasto.engine.null import write_null_bundle
+from impasto.server import server as module
 from impasto.server.config import ServerConfig
 from impasto.server.server import Server
 from tests.support.gate import HELD, Gate
@@ -117,6 +118,42 @@ async def test_a_server_with_nothing_to_finish_stops_without_its_grace_time(null
     async with stopping(null_models, drain_grace_s=1000.0) as (server, channel):
         assert len((await Stub(channel).Generate(request(1))).pictures) == 1
         await asyncio.wait_for(server.stop(), GUARD)
+
+
+async def test_calls_that_are_on_their_way_are_refused_and_not_cancelled(
+    null_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "QUIET_SECONDS", 0.5)  # a busy machine may take long to bring a call here
+    monkeypatch.setattr(module, "LATEST_SECONDS", GUARD)
+    async with stopping(null_models) as (server, channel):
+        answered = [asyncio.Event() for _ in range(32)]
+
+        async def call_until_refused(caller: int) -> None:
+            while True:
+                await Stub(channel).Generate(request(1, format=RAW))
+                answered[caller].set()
+
+        callers = [asyncio.ensure_future(call_until_refused(caller)) for caller in range(len(answered))]
+        await asyncio.wait_for(asyncio.gather(*(event.wait() for event in answered)), GUARD)
+        await asyncio.wait_for(server.stop(), GUARD)
+        for caller in callers:
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await asyncio.wait_for(caller, GUARD)
+            assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert refused.value.details() == "the server is shutting down"
+
+
+async def test_calls_that_go_on_coming_do_not_keep_a_server(null_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LATEST_SECONDS", 0.2)
+    async with stopping(null_models, drain_grace_s=1000.0) as (server, channel):
+        stopped = asyncio.ensure_future(server.stop())
+        refused = 0
+        while not stopped.done():
+            with pytest.raises(grpc.aio.AioRpcError):
+                await asyncio.wait_for(Stub(channel).Generate(request(1)), GUARD)
+            refused += 1
+        assert refused > 1
+        await stopped
 
 
 async def test_a_caller_that_goes_away_is_not_waited_for(null_models: Path, gate: Gate) -> None:

@@ -1,0 +1,59 @@
+"""The gRPC server that the services run on: grpc.aio's, which here asks for several calls at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
+
+AHEAD = 8
+"""Calls that the server asks gRPC for before they come."""
+
+
+def new_grpc_server(handlers: Sequence[grpc.GenericRpcHandler], options: Sequence[tuple[str, Any]]) -> grpc.aio.Server:
+    """As grpc.aio.server. For the event loop.
+
+    grpc.aio asks for one call, waits until the event loop has it, and asks for the next: from call to call an event
+    passes through two more threads, and callers with short requests wait for nothing else. Which of its methods asks is
+    not part of its interface; where a version has none of that name, this is grpc.aio.server.
+    """
+    usual = getattr(cygrpc, "AioServer", None)
+    if not hasattr(usual, "_request_call"):
+        return grpc.aio.server(handlers=handlers, options=options)
+    cygrpc.AioServer = _asking_ahead(usual)
+    try:
+        return grpc.aio.server(handlers=handlers, options=options)
+    finally:
+        cygrpc.AioServer = usual
+
+
+def _asking_ahead(usual: Any) -> Any:
+    class AskingAhead(usual):  # type: ignore[misc]
+        """A server that has AHEAD calls asked for whenever it waits for the next."""
+
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            self._asked: deque[asyncio.Task[Any]] = deque()
+
+        async def _request_call(self) -> Any:
+            while len(self._asked) < AHEAD:
+                task = asyncio.get_running_loop().create_task(super()._request_call())
+                task.add_done_callback(_look)
+                self._asked.append(task)
+            return await self._asked.popleft()
+
+        async def _start_shutting_down(self) -> None:
+            await super()._start_shutting_down()
+            self._asked.clear()  # a call among them that nobody has taken ends when it is freed
+
+    return AskingAhead
+
+
+def _look(task: asyncio.Task[Any]) -> None:
+    """At the error with which gRPC answers what is asked for when the server stops; else it is logged."""
+    if not task.cancelled():
+        task.exception()
