@@ -56,5 +56,5 @@ async def test_a_grpc_whose_insides_have_other_names_serves_too(
 ) -> None:
     monkeypatch.setattr(accepting, "cygrpc", SimpleNamespace())
     async with serving(null_models, "null") as server, connected(server) as channel:
-        assert asked() == 1
+        assert asked() < AHEAD
         assert len(await replies(channel, AHEAD)) == AHEAD
