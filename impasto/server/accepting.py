@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +22,7 @@ def new_grpc_server(handlers: Sequence[grpc.GenericRpcHandler], options: Sequenc
     not part of its interface; where a version has none of that name, this is grpc.aio.server.
     """
     usual = getattr(cygrpc, "AioServer", None)
-    if not hasattr(usual, "_request_call"):
+    if not hasattr(usual, "_make_request_call_future"):
         return grpc.aio.server(handlers=handlers, options=options)
     cygrpc.AioServer = _asking_ahead(usual)
     try:
@@ -37,14 +37,14 @@ def _asking_ahead(usual: Any) -> Any:
 
         def __init__(self, *arguments: Any, **named: Any) -> None:
             super().__init__(*arguments, **named)
-            self._asked: deque[asyncio.Task[Any]] = deque()
+            self._asked: defaultdict[bytes | None, deque[asyncio.Task[Any]]] = defaultdict(deque)
 
-        async def _request_call(self) -> Any:
-            while len(self._asked) < AHEAD:
-                task = asyncio.get_running_loop().create_task(super()._request_call())
-                task.add_done_callback(_look)
-                self._asked.append(task)
-            return await self._asked.popleft()
+        def _make_request_call_future(self, method: bytes | None) -> Any:
+            asked = self._asked[method]
+            while len(asked) < AHEAD:
+                asked.append(super()._make_request_call_future(method))
+                asked[-1].add_done_callback(_look)
+            return asked.popleft()
 
         async def _start_shutting_down(self) -> None:
             await super()._start_shutting_down()
