@@ -25,10 +25,12 @@ from impasto.export.class_names import check_class_names, read_class_names
 from impasto.export.publish import export_again, publish_checkpoint
 from impasto.export.publish_precision import add_precision
 from impasto.generators.checkpoints import read_checkpoint
+from impasto.generators.diffusers_folder import INDEX
 from impasto.generators.family import save_weights
 from impasto.images import read_metadata
 from impasto.training.gan import GANPlan
 from tests.client.conftest import running
+from tests.generators.tiny_pipelines import CLASSES, save_tiny
 from tests.support.bundles import write_tiny_bundle
 from tests.support.families import TINY_GAN
 
@@ -258,6 +260,20 @@ def test_project_takes_a_name_too(models: Path, weights: Path, tmp_path: Path) -
         found.append(np.load(out / "z.npy"))
     assert np.array_equal(found[0], found[1])
     assert not np.array_equal(found[0], found[2])
+
+
+def test_the_labels_of_a_diffusers_folder_are_names_too(tmp_path: Path) -> None:
+    folder = save_tiny("dit", tmp_path / "pipeline")
+    index = json.loads((folder / INDEX).read_text())
+    labels = {str(number): f"thing {number}, Res {number}" for number in range(CLASSES)}
+    (folder / INDEX).write_text(json.dumps(index | {"id2label": labels}))
+    done("import", folder, "--name", "things", "--models", tmp_path / "models")
+    files = [tmp_path / f"{number}.png" for number in range(3)]
+    for file, label in zip(files, ("thing 207", "207", "thing 208"), strict=True):
+        options = ["--label", label, "--seed", 3, "--steps", 2, "--out", file]
+        done("generate", "things", *options, "--models", tmp_path / "models")
+    by_name, by_index, other = (file.read_bytes() for file in files)
+    assert by_name == by_index != other
 
 
 def test_an_unknown_name_is_one_line_with_the_nearest(models: Path, tmp_path: Path) -> None:

@@ -14,13 +14,14 @@ import transformers
 
 from impasto.errors import CheckpointError, InvalidRequest
 from impasto.export.bundle import Manifest, Parity, TensorSpec, new_bundle, write_manifest
+from impasto.export.class_names import check_class_names
 from impasto.export.diffusion_modules import load_module, load_tokenizer
 from impasto.export.diffusion_parts import Part, Shapes, input_names, parts_of, shapes_of
 from impasto.export.lint import MAX_IR_VERSION, MAX_OPSET
 from impasto.export.onnx import export_graph
 from impasto.export.parity import require_close
 from impasto.export.preview import fit_preview
-from impasto.generators.diffusers_folder import Kind, Pipeline
+from impasto.generators.diffusers_folder import INDEX, LABELS, Kind, Pipeline
 from impasto.generators.foreign.clip_vocabulary import ClipVocabulary
 from impasto.sampling import from_diffusers
 
@@ -70,6 +71,7 @@ def publish_diffusion(
         report("weights")
         networks = {key: load_module(component, weights_dtype) for key, component in pipeline.components.items()}
         shapes = shapes_of(pipeline, networks)
+        _check_class_names(pipeline, shapes)
         parts = parts_of(pipeline, networks, shapes)
         parity: list[Parity] = []
         for part in parts:
@@ -123,9 +125,19 @@ def publish_diffusion(
                 },
                 licence=licence,
                 provenance=dict(provenance or {}),
+                class_names=pipeline.class_names,
             ),
         )
     return models / name / version
+
+
+def _check_class_names(pipeline: Pipeline, shapes: Shapes) -> None:
+    """CheckpointError unless the labels, if there are any, name each class of the network."""
+    if pipeline.class_names:
+        try:
+            check_class_names(pipeline.class_names, shapes.classes)
+        except InvalidRequest as error:
+            raise CheckpointError(f"{pipeline.folder}: {INDEX}: {error.renamed(LABELS)}") from error
 
 
 def _scheduler(pipeline: Pipeline) -> dict[str, Any]:

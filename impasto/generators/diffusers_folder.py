@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from impasto.errors import CheckpointError
+from impasto.generators.foreign.class_labels import read_class_labels
 from impasto.generators.foreign.clip_vocabulary import ClipVocabulary, read_vocabulary
 from impasto.generators.foreign.folder import Folder
 from impasto.generators.foreign.plain_values import shown
 from impasto.generators.foreign.safetensors_files import StoredWeights, find_weights
 
 INDEX = "model_index.json"
+LABELS = "id2label"
+"""Where a pipeline's index has the names of its classes, if it has any."""
 MAX_LIST = 16  # blocks of a network; the longest list of any config is one entry a block
 MAX_SIDE = 1024
 MIN_SIZE = 1024  # a config's integer that is no larger costs nothing, whatever it counts
@@ -68,7 +71,7 @@ LAYOUTS: dict[str, Layout] = {
     "DiTPipeline": Layout(
         "dit",
         {"transformer": ("DiTTransformer2DModel", "Transformer2DModel"), "vae": ("AutoencoderKL",)},
-        ("id2label",),
+        (LABELS,),
     ),
 }
 LIBRARIES = {"CLIP": "transformers"}
@@ -92,7 +95,7 @@ class Pipeline:
 
     `components` are its networks by name, `tokenizers` the vocabularies of its text encoders in their order,
     `scheduler` its scheduler's config with `_class_name`. With `zero_negative` no negative prompt means embeddings of
-    zeros, and not those of an empty prompt.
+    zeros, and not those of an empty prompt. `class_names` are those of its classes by index, none if it has no labels.
     """
 
     folder: Path
@@ -102,6 +105,7 @@ class Pipeline:
     tokenizers: dict[str, ClipVocabulary]
     scheduler: dict[str, Any]
     zero_negative: bool
+    class_names: tuple[str, ...]
 
 
 def read_pipeline(folder: Path) -> Pipeline:
@@ -138,6 +142,7 @@ def _read(folder: Folder, path: Path) -> Pipeline:
         tokenizers=dict(sorted(tokenizers.items())),
         scheduler=folder.object("scheduler/scheduler_config.json") | {"_class_name": classes["scheduler"]},
         zero_negative=index.get("force_zeros_for_empty_prompt", layout.kind == "stable-diffusion-xl") is True,
+        class_names=read_class_labels(index.get(LABELS), f"{INDEX}: {LABELS}"),
     )
 
 

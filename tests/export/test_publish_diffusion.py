@@ -200,9 +200,18 @@ def _short_prompts(folder: Path) -> None:
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"model_max_length": 20}))
 
 
+def _labels(labels: dict[str, str]) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        index = folder / "model_index.json"
+        index.write_text(json.dumps(json.loads(index.read_text()) | {"id2label": labels}))
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("kind", "change", "message"),
     [
+        ("dit", _labels({"0": "tench"}), r"model_index\.json: id2label: found 1; allowed is 1000, one a class"),
         (
             "ddpm",
             _config("scheduler", thresholding=True),
