@@ -19,6 +19,7 @@ from time import perf_counter
 
 import impasto
 from impasto.events import Done, Event
+from impasto.export.bundle import ZOO
 from impasto.images import contact_sheet, encode
 
 COUNT = 16
@@ -47,7 +48,7 @@ def main() -> None:
     for name, seconds in stages.items():
         print(f"{seconds:8.2f} s  {name}")
     (timing,) = done
-    print(f"slowest picture: {timing.queue_ms:.0f} ms in the queue, {timing.execute_ms:.0f} ms in its batch")
+    print(f"longest of a picture: {timing.queue_ms:.0f} ms in the queue, {timing.execute_ms:.0f} ms in its batch")
     for size, rows in sorted(Counter(timing.batch_sizes).items()):
         print(f"batches of {size}: {rows // size}")
     print(f"the sheet: {SHEET.resolve()}")
@@ -59,7 +60,8 @@ def running_server() -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     address = f"127.0.0.1:{port}"
-    command = [sys.executable, "-m", "impasto.cli", "serve", "--listen", address, "--metrics-listen", "127.0.0.1:0"]
+    options = ["--listen", address, "--metrics-listen", "127.0.0.1:0", "--models", str(ZOO)]
+    command = [sys.executable, "-m", "impasto.cli", "serve", *options]
     server = subprocess.Popen(command, env={**os.environ, "GRPC_VERBOSITY": "ERROR"})
     try:
         yield address

@@ -45,9 +45,10 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(importlib.import_module(_HOMES[name]), name)
     except ModuleNotFoundError as error:
-        raise errors.BackendUnavailable(
-            f"impasto.{name} needs {error.name}; remedy: pip install 'impasto[cpu]'"
-        ) from error
+        from impasto.installing import install_command
+
+        remedy = install_command("cpu")
+        raise errors.BackendUnavailable(f"impasto.{name} needs {error.name}; remedy: {remedy}") from error
 
 
 def _version() -> str:

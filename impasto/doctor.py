@@ -13,6 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from impasto.installing import install_command
+
 PACKAGES = (
     "impasto",
     "grpcio",
@@ -178,7 +180,7 @@ def _examined(part: _Part, has_gpu: bool) -> Backend:
         return Backend(part.name, True, found, have)
     except ModuleNotFoundError as error:
         if error.name == part.module:
-            return Backend(part.name, False, "not installed", lack, f"pip install 'impasto[{part.extra}]'")
+            return Backend(part.name, False, "not installed", lack, install_command(part.extra))
         return _broken(part, error)
     except Exception as error:
         # A broken installation fails with anything: a missing library, a clash of versions.
@@ -186,7 +188,7 @@ def _examined(part: _Part, has_gpu: bool) -> Backend:
 
 
 def _broken(part: _Part, error: Exception) -> Backend:
-    remedy = f"pip install --force-reinstall 'impasto[{part.extra}]'"
+    remedy = install_command(part.extra, "--force-reinstall")
     return Backend(part.name, False, f"{part.module} fails: {type(error).__name__}: {error}", part.follows[1], remedy)
 
 

@@ -18,6 +18,7 @@ from impasto.cli.generate import parse_mix, parse_seeds
 from impasto.cli.source import Where
 from impasto.engine.null import write_null_bundle
 from impasto.images import read_metadata
+from impasto.installing import install_command
 
 
 @pytest.fixture
@@ -195,7 +196,7 @@ def test_doctor_tells_what_is_missing_and_the_remedy() -> None:
         ("null", ["--precision", "fp16"], "precision: found 'fp16' for family 'null'; allowed is fp32"),
         ("null", ["--plugins"], "tensorrt: found '--plugins without it'; allowed is --plugins beside --tensorrt"),
         ("null", ["--hardware", "ampere and later"], "tensorrt: found '--hardware without it'; allowed is "),
-        ("null", ["--tensorrt"], "backend tensorrt: No module named 'tensorrt'; remedy: pip install 'impasto[gpu]'"),
+        ("null", ["--tensorrt"], f"backend tensorrt: No module named 'tensorrt'; remedy: {install_command('gpu')}"),
     ],
 )
 def test_export_says_what_it_cannot_make_and_writes_nothing(

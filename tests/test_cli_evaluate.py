@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from impasto.cli import app
+from impasto.installing import install_command
 from tests.evaluation.folders import write_textures
 
 
@@ -67,4 +68,4 @@ def test_without_its_library_the_extra_is_named(folders: tuple[Path, Path], monk
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
     result = run("evaluate", *folders)
     assert result.exit_code == 1
-    assert result.stderr == "impasto: torchmetrics is not installed; run: pip install 'impasto[evaluate]'\n"
+    assert result.stderr == f"impasto: torchmetrics is not installed; run: {install_command('evaluate')}\n"

@@ -114,6 +114,12 @@ def test_training_is_saved_on_an_interrupt_and_goes_on_from_there(data: Path, tm
     assert f"training from {seen} to {seen + 1} pictures" in again.stderr
 
 
+def test_an_import_that_hides_an_embedded_model_says_so(weights: Path, tmp_path: Path) -> None:
+    note = "note: from now on starry is this model, and not the one that comes with impasto\n"
+    assert note in run("import", weights, "--name", "starry", "--models", tmp_path).stderr
+    assert "note" not in run("import", weights, "--name", "other", "--models", tmp_path).stderr
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

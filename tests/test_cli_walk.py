@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import impasto
 from impasto.cli import app
 from impasto.images import read_metadata
+from impasto.installing import install_command
 from tests.client.conftest import running
 
 STARRY = ("starry", "--threads", 1)
@@ -179,5 +180,5 @@ def test_an_mp4_without_its_library_names_the_extra(tmp_path: Path, monkeypatch:
     monkeypatch.setitem(sys.modules, "av", None)
     result = run("walk", *STARRY, "--seeds", "1,2", "--frames", 2, "--out", tmp_path / "a.mp4")
     assert result.exit_code == 1
-    assert result.stderr == "impasto: av is not installed; run: pip install 'impasto[video]'\n"
+    assert result.stderr == f"impasto: av is not installed; run: {install_command('video')}\n"
     assert list(tmp_path.iterdir()) == []

@@ -13,6 +13,7 @@ from impasto import doctor
 from impasto.cli import app
 from impasto.doctor import Backend, examine
 from impasto.export.plans import MIN_VERSION
+from impasto.installing import install_command
 
 GPU = ("NVIDIA H200, 143771 MiB, 580.65.06",)
 
@@ -37,7 +38,7 @@ def test_without_tensorrt_it_names_the_one_command(monkeypatch: pytest.MonkeyPat
         False,
         "not installed",
         "models run on torch or onnxruntime instead",
-        "pip install 'impasto[gpu]'",
+        install_command("gpu"),
     )
 
 
@@ -92,7 +93,7 @@ def test_a_tensorrt_whose_libraries_are_missing_is_to_be_installed_again(monkeyp
     monkeypatch.setattr(doctor.importlib, "import_module", fail)
     (found,) = (backend for backend in examine().backends if backend.name == "tensorrt")
     assert found.found == "tensorrt fails: OSError: libnvinfer.so.11: cannot open shared object file"
-    assert found.remedy == "pip install --force-reinstall 'impasto[gpu]'"
+    assert found.remedy == install_command("gpu", "--force-reinstall")
 
 
 def test_the_command_shows_what_follows_and_the_remedy_of_each_backend(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from impasto.bench.result import Load, LoadGenVerdict, MixEntry
 from impasto.bench.target import Answer, Target
 from impasto.bench.traffic import Order
 from impasto.errors import BackendUnavailable, ImpastoError, InvalidRequest
+from impasto.installing import install_command
 
 LoadGenScenario = Literal["single", "multi", "server", "offline"]
 SCENARIOS: dict[LoadGenScenario, str] = {
@@ -71,7 +72,7 @@ def run_loadgen(
     try:
         lg = importlib.import_module("mlperf_loadgen")  # it has no types
     except ImportError as error:
-        raise BackendUnavailable(f"MLPerf LoadGen: {error}; remedy: pip install 'impasto[bench]'") from error
+        raise BackendUnavailable(f"MLPerf LoadGen: {error}; remedy: {install_command('bench')}") from error
     if len(load.mix) != 1 or load.seconds is None:
         raise InvalidRequest("mix", f"{len(load.mix)} kinds", "one, and a run's length, with MLPerf LoadGen")
     folder.mkdir(parents=True, exist_ok=True)

@@ -49,7 +49,7 @@ def import_checkpoint(
         report("reading")
         import torch  # first: what lacks it lacks the extra `torch`, which brings all that is needed
 
-        from impasto.export.bundle import own_models
+        from impasto.export.bundle import ZOO, own_models
 
         publish = _diffusers_folder if checkpoint.is_dir() else _single_file
         path = publish(
@@ -64,6 +64,8 @@ def import_checkpoint(
     from impasto.cli.trial import trial
 
     typer.echo(path)
+    if (ZOO / name).is_dir():
+        console().print(f"note: from now on {name} is this model, and not the one that comes with impasto")
     for line in trial(path, models):
         console().print(line)
 
@@ -87,10 +89,11 @@ def _single_file(checkpoint: Path, **options: Any) -> Path:
 
 def _diffusers_folder(checkpoint: Path, **options: Any) -> Path:
     from impasto.export.bundle import sha256_of
-    from impasto.export.publish_diffusion import publish_diffusion
     from impasto.generators.diffusers_folder import read_pipeline
 
     pipeline = read_pipeline(checkpoint)
+    from impasto.export.publish_diffusion import publish_diffusion
+
     files = [file for component in pipeline.components.values() for file in component.weights.files]
     provenance = {
         "folder": checkpoint.resolve().name,

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from impasto.errors import ImpastoError
+from impasto.installing import install_command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,7 +68,7 @@ class OneLineErrors(TyperGroup):
             extra = EXTRAS.get((error.name or "").partition(".")[0])
             if extra is None:
                 raise
-            _fail(f"{error.name} is not installed; run: pip install 'impasto[{extra}]'", error)
+            _fail(f"{error.name} is not installed; run: {install_command(extra)}", error)
         except OSError as error:
             _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), error)
         except ImpastoError as error:

@@ -9,6 +9,7 @@ import grpc
 
 from impasto.errors import InvalidRequest
 
+MAX_PORT = 65_535
 _UNLIMITED = -1
 
 
@@ -29,6 +30,14 @@ class Tls:
         if (self.cert is None) != (self.key is None):
             raise InvalidRequest("tls", "only one of cert and key", "both or none")
         return grpc.ssl_channel_credentials(_read("ca", self.ca), _read("key", self.key), _read("cert", self.cert))
+
+
+def check_address(address: str) -> str:
+    """The address as it stands. InvalidRequest if its port is none: gRPC would take another one."""
+    _, colon, port = address.rpartition(":")
+    if colon and port.isdecimal() and not 0 < int(port) <= MAX_PORT:
+        raise InvalidRequest("server", address, f"a port from 1 to {MAX_PORT}")
+    return address
 
 
 def channel_options(tls: Tls | None) -> list[tuple[str, int | str]]:

@@ -14,7 +14,7 @@ from impasto.api.impasto.v1.generation_pb2_grpc import GenerationServiceStub
 from impasto.api.impasto.v1.models_pb2_grpc import ModelServiceStub
 from impasto.api.inference import grpc_service_pb2 as inference_pb
 from impasto.api.inference.grpc_service_pb2_grpc import GRPCInferenceServiceStub
-from impasto.client.channel import Tls, channel_options
+from impasto.client.channel import Tls, channel_options, check_address
 from impasto.client.frames import Frames
 from impasto.client.messages import HEALTH_CHECK, HEALTH_REQUEST, HEALTH_SERVING, generate_request, read_pictures
 from impasto.client.models import ModelInfo, ModelInput, read_inputs, read_model
@@ -46,7 +46,7 @@ class Client:
         timeout: float | None = None,
         retries: RetryPolicy = DEFAULT_RETRIES,
     ) -> None:
-        self.target = target
+        self.target = check_address(target)
         self._timeout = timeout
         self._policy = retries
         options = channel_options(tls)

@@ -15,6 +15,7 @@ from impasto.errors import BackendUnavailable
 from impasto.export.bundle import Bundle
 from impasto.export.plans import require_tensorrt
 from impasto.generators.families import FAMILIES
+from impasto.installing import install_command
 
 BACKENDS = ("onnxruntime", "onnxruntime-tensorrt", "torch", "tensorrt")
 
@@ -64,13 +65,13 @@ def open_backend(name: str, bundle: Bundle, precision: str, device: str, threads
         try:
             from impasto.engine.onnxruntime import OnnxRuntimeBackend
         except ImportError as error:
-            raise BackendUnavailable(f"backend onnxruntime: {error}; remedy: pip install 'impasto[cpu]'") from error
+            raise BackendUnavailable(f"backend onnxruntime: {error}; remedy: {install_command('cpu')}") from error
         return OnnxRuntimeBackend(bundle, precision, device, threads, with_tensorrt=name == "onnxruntime-tensorrt")
     if name == "torch":
         try:
             from impasto.engine.torch import open_torch
         except ImportError as error:
-            raise BackendUnavailable(f"backend torch: {error}; remedy: pip install 'impasto[torch]'") from error
+            raise BackendUnavailable(f"backend torch: {error}; remedy: {install_command('torch')}") from error
         return open_torch(bundle, precision, device, threads)
     if name == "tensorrt":
         require_tensorrt(device)

@@ -22,7 +22,15 @@ from impasto.denoising import Denoising
 from impasto.engine.backend import named
 from impasto.engine.conditioning import Conditioner
 from impasto.engine.noise import NoiseStream, PhiloxNoise, TorchNoise
-from impasto.engine.picture import Floats, PictureRequest, Pixels, check_seed, fingerprint, refuse_pictures
+from impasto.engine.picture import (
+    Floats,
+    PictureRequest,
+    Pixels,
+    check_seed,
+    fingerprint,
+    refuse_fields,
+    refuse_pictures,
+)
 from impasto.engine.sessions import Array, Sessions
 from impasto.engine.sizes import Size, Sizes
 from impasto.engine.slot_memory import SlotMemory, SlotView
@@ -150,9 +158,7 @@ class DiffusionEngine:
         self._walk = functools.lru_cache(CACHED_PLANS)(self._make_walk)
 
     def check(self, request: PictureRequest) -> None:
-        for attribute, field in _REFUSED:
-            if getattr(request, attribute) is not None:
-                raise InvalidRequest(field, "it", "nothing; this is a diffusion model")
+        refuse_fields(request, _REFUSED, "nothing; this is a diffusion model")
         if request.seed is None:
             raise InvalidRequest("seeds", "none", "one or more")
         check_seed("seeds", request.seed)

@@ -22,7 +22,15 @@ from impasto.denoising import refuse_denoising
 from impasto.engine.backend import named
 from impasto.engine.label_map import Palette
 from impasto.engine.latents import latent_of
-from impasto.engine.picture import Floats, PictureRequest, Pixels, check_seed, fingerprint, refuse_pictures
+from impasto.engine.picture import (
+    Floats,
+    PictureRequest,
+    Pixels,
+    check_seed,
+    fingerprint,
+    refuse_fields,
+    refuse_pictures,
+)
 from impasto.engine.sessions import Array, Arrays, Sessions
 from impasto.engine.sizes import MAX_PIXELS, size_of
 from impasto.engine.tiling import Tiling
@@ -171,9 +179,7 @@ class ImageToImageEngine:
         self.buckets = self._sessions.buckets(CPU_ROWS_A_CORE)
 
     def check(self, request: PictureRequest) -> None:
-        for attribute, field in _REFUSED:
-            if getattr(request, attribute) is not None:
-                raise InvalidRequest(field, "it", "nothing; this model makes its picture of another one")
+        refuse_fields(request, _REFUSED, "nothing; this model makes its picture of another one")
         refuse_pictures(request, "image_to", "blend")
         refuse_denoising(request.denoising)
         if request.seed is not None:

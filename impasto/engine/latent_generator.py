@@ -16,7 +16,16 @@ from impasto.denoising import refuse_denoising
 from impasto.engine.backend import Backend, named, open_backend
 from impasto.engine.classes import Classes, check_values
 from impasto.engine.latents import check_psi, latent_of
-from impasto.engine.picture import PICTURES, Floats, PictureRequest, Pixels, check_seed, fingerprint, refuse_pictures
+from impasto.engine.picture import (
+    PICTURES,
+    Floats,
+    PictureRequest,
+    Pixels,
+    check_seed,
+    fingerprint,
+    refuse_fields,
+    refuse_pictures,
+)
 from impasto.engine.sizes import Sizes, size_of
 from impasto.engine.warm_up import warm_up
 from impasto.errors import InvalidRequest
@@ -57,10 +66,7 @@ class LatentGenerator:
         self.lanes = self._backend.lanes
 
     def check(self, request: PictureRequest) -> None:
-        for attribute, field in _OF_OTHER_MODELS:
-            if (found := getattr(request, attribute)) is not None:
-                shown = {"ws": "values", "mix": "one"}.get(attribute, found)
-                raise InvalidRequest(field, shown, "nothing; this model has none")
+        refuse_fields(request, _OF_OTHER_MODELS, "nothing; this model has none")
         refuse_denoising(request.denoising)
         if refused := [field for field in PICTURES if field not in self._shapes]:
             refuse_pictures(request, *refused)

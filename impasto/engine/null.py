@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from impasto.denoising import refuse_denoising
-from impasto.engine.picture import PictureRequest, Pixels, check_seed, refuse_pictures
+from impasto.engine.picture import PictureRequest, Pixels, check_seed, refuse_fields, refuse_pictures
 from impasto.errors import InvalidRequest
 from impasto.export.bundle import Bundle, Manifest, TensorSpec, new_bundle, write_manifest
 
@@ -46,9 +46,7 @@ class NullEngine:
         if request.seed is None:
             raise InvalidRequest("seeds", "none", "one or more; this model takes nothing else")
         check_seed("seeds", request.seed)
-        for attribute, field in _REFUSED:
-            if (found := getattr(request, attribute)) is not None:
-                raise InvalidRequest(field, found, "nothing; this model takes seeds alone")
+        refuse_fields(request, _REFUSED, "nothing; this model takes seeds alone")
         refuse_pictures(request)
         refuse_denoising(request.denoising)
 

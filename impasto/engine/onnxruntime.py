@@ -23,6 +23,7 @@ from impasto.errors import BackendUnavailable, BundleError
 from impasto.export.bundle import Bundle
 from impasto.export.plan_store import cache_folder
 from impasto.export.plans import graph_files
+from impasto.installing import install_command
 
 CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
@@ -145,7 +146,7 @@ def _on_gpu(device: str, provider: str, lacks: str) -> tuple[str, dict[str, str]
         raise BackendUnavailable(f"device: found {device!r}; allowed is cpu, cuda or cuda:N")
     if provider not in onnxruntime.get_available_providers():
         raise BackendUnavailable(
-            f"device: found {device!r}, but this onnxruntime has {lacks}; remedy: pip install 'impasto[gpu]' in an "
+            f"device: found {device!r}, but this onnxruntime has {lacks}; remedy: {install_command('gpu')} in an "
             "environment without onnxruntime, on a machine with an NVIDIA driver"
         )
     return provider, {"device_id": index or "0"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -63,6 +63,16 @@ class PictureRequest:
     blend: float | None = None
     codes: NDArray[np.int64] | None = None
     denoising: Denoising | None = None
+
+
+def refuse_fields(request: PictureRequest, fields: Iterable[tuple[str, str]], allowed: str) -> None:
+    """InvalidRequest names the first of these that is set: an attribute, and the field as callers know it."""
+    for attribute, field in fields:
+        found = getattr(request, attribute)
+        if isinstance(found, np.ndarray):
+            found = f"{found.size} values"
+        if found is not None:
+            raise InvalidRequest(field, found, allowed)
 
 
 def refuse_pictures(request: PictureRequest, *fields: str) -> None:

@@ -226,8 +226,21 @@ def own_models(models: Path | None = None) -> Path:
 
 
 def model_directories(models: Path | None = None) -> list[Path]:
-    """Where models are looked for: the user's (see `own_models`), then the zoo inside the package."""
-    return [own_models(models), ZOO]
+    """Where models are looked for: the user's (see `own_models`), then the zoo inside the package.
+
+    InvalidRequest if the directory given, or $IMPASTO_MODELS, is not there; the one in the user's data folder need not.
+    """
+    own = own_models(models)
+    if models or os.environ.get("IMPASTO_MODELS"):
+        require_folder("models", own)
+    return [own, ZOO]
+
+
+def require_folder(field: str, path: Path) -> Path:
+    """The path. InvalidRequest unless it is a folder."""
+    if not path.is_dir():
+        raise InvalidRequest(field, str(path), "a folder that is there")
+    return path
 
 
 def list_bundles(directories: Iterable[Path]) -> dict[str, dict[str, Path]]:

@@ -12,6 +12,7 @@ from typing import Protocol
 from impasto.errors import BackendUnavailable, Cancelled
 from impasto.export.bundle import Bundle, list_bundles, open_bundle
 from impasto.export.plan_store import BuildOptions, Plan, PlanKey, PlanStore, Target, store_of
+from impasto.installing import install_command
 
 Report = Callable[[str], None]
 MIN_VERSION = 11
@@ -150,7 +151,7 @@ def require_tensorrt(device: str) -> None:
     try:
         version = str(importlib.import_module("tensorrt").__version__)
     except ModuleNotFoundError as error:
-        raise BackendUnavailable(f"backend tensorrt: {error}; remedy: pip install 'impasto[gpu]'") from error
+        raise BackendUnavailable(f"backend tensorrt: {error}; remedy: {install_command('gpu')}") from error
     except Exception as error:  # a missing library shows as any of several errors
         remedy = "pip install --force-reinstall tensorrt"
         raise BackendUnavailable(f"backend tensorrt: it is installed but fails: {error}; remedy: {remedy}") from error
@@ -165,7 +166,7 @@ def require_tensorrt(device: str) -> None:
     try:
         import torch
     except ImportError as error:
-        raise BackendUnavailable(f"backend tensorrt: {error}; remedy: pip install 'impasto[gpu]'") from error
+        raise BackendUnavailable(f"backend tensorrt: {error}; remedy: {install_command('gpu')}") from error
     # Before any call of TensorRT's: without a GPU some of them end the process.
     if not torch.cuda.is_available() or int(index or 0) >= torch.cuda.device_count():
         raise BackendUnavailable(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import Any
@@ -12,23 +13,26 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 AHEAD = 8
 """Calls that the server asks gRPC for before they come."""
+_OVERRIDDEN = ("_make_request_call_future", "_start_shutting_down")
+_replacing = threading.Lock()
 
 
 def new_grpc_server(handlers: Sequence[grpc.GenericRpcHandler], options: Sequence[tuple[str, Any]]) -> grpc.aio.Server:
     """As grpc.aio.server. For the event loop.
 
     grpc.aio asks for one call, waits until the event loop has it, and asks for the next: from call to call an event
-    passes through two more threads, and callers with short requests wait for nothing else. Which of its methods asks is
-    not part of its interface; where a version has none of that name, this is grpc.aio.server.
+    passes through two more threads, and callers with short requests wait for nothing else. Which of its methods ask and
+    stop is not part of its interface; where a version has none of these names, this is grpc.aio.server.
     """
-    usual = getattr(cygrpc, "AioServer", None)
-    if not hasattr(usual, "_make_request_call_future"):
-        return grpc.aio.server(handlers=handlers, options=options)
-    cygrpc.AioServer = _asking_ahead(usual)
-    try:
-        return grpc.aio.server(handlers=handlers, options=options)
-    finally:
-        cygrpc.AioServer = usual
+    with _replacing:
+        usual = getattr(cygrpc, "AioServer", None)
+        if not all(hasattr(usual, name) for name in _OVERRIDDEN):
+            return grpc.aio.server(handlers=handlers, options=options)
+        cygrpc.AioServer = _asking_ahead(usual)
+        try:
+            return grpc.aio.server(handlers=handlers, options=options)
+        finally:
+            cygrpc.AioServer = usual
 
 
 def _asking_ahead(usual: Any) -> Any:
@@ -47,8 +51,10 @@ def _asking_ahead(usual: Any) -> Any:
             return asked.popleft()
 
         async def _start_shutting_down(self) -> None:
-            await super()._start_shutting_down()
-            self._asked.clear()  # a call among them that nobody has taken ends when it is freed
+            try:
+                await super()._start_shutting_down()
+            finally:
+                self._asked.clear()  # a call among them that nobody has taken ends when it is freed
 
     return AskingAhead
 

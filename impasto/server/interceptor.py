@@ -111,7 +111,7 @@ class Guard:
 
     def __init__(self, router: Router, metrics: Metrics, is_model: Callable[[str], bool]) -> None:
         self.calls = 0
-        """All that have come."""
+        """Those that have come so far."""
         self.in_flight = 0
         self._router = router
         self._metrics = metrics

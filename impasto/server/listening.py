@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import socket
 import ssl
 from pathlib import Path
 from wsgiref.simple_server import WSGIServer
@@ -18,7 +21,8 @@ MAX_PORT = 65_535
 
 def bind(server: grpc.aio.Server, listen: str, tls: Tls | None) -> str:
     """Have the server listen there; the address with its port. InvalidRequest names what cannot be used."""
-    host, _ = split_address("listen", listen)
+    host, wanted = split_address("listen", listen)
+    _check_free(host, wanted, listen)
     credentials = _credentials(tls) if tls else None
     try:
         port = server.add_secure_port(listen, credentials) if credentials else server.add_insecure_port(listen)
@@ -43,6 +47,22 @@ def split_address(field: str, address: str) -> tuple[str, int]:
     if int(port) > MAX_PORT:
         raise InvalidRequest(field, address, f"a port from 0 (any that is free) to {MAX_PORT}")
     return host, int(port)
+
+
+def _check_free(host: str, port: int, listen: str) -> None:
+    """InvalidRequest if another program has the port: gRPC would write a line of its own to stderr first."""
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    except OSError:
+        return  # gRPC tells what is wrong with the host
+    for family, kind, protocol, _, address in found if port else ():
+        with contextlib.closing(socket.socket(family, kind, protocol)) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(address)
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    raise _not_free("listen", listen, error) from error
 
 
 def _credentials(tls: Tls) -> grpc.ServerCredentials:

@@ -41,7 +41,9 @@ FLUSH_SECONDS = 5.0
 ABORT_SECONDS = 0.5
 """How long aborted calls may take to leave."""
 QUIET_SECONDS, LATEST_SECONDS = 0.02, 1.0
-"""How long no call may have come before gRPC stops, and how long that is waited for at most."""
+"""gRPC stops once no call has come for so long, or else about so long after the last accepted one was answered."""
+LOOKS = 10
+"""At how many moments of the quiet time it is looked whether a call has come: the event loop may miss some of them."""
 
 
 class Server:
@@ -120,7 +122,7 @@ class Server:
         await self.stop()
 
     async def _drain(self) -> bool:
-        """Whether all calls ended within the grace time."""
+        """Whether all calls have ended, and no more come: not if the grace time is over, or a hurry came, before."""
         ends = [asyncio.ensure_future(wait) for wait in (self._answer_the_last(), self._hurried.wait())]
         await asyncio.wait(ends, timeout=self.config.drain_grace_s, return_when=asyncio.FIRST_COMPLETED)
         answered = ends[0].done()
@@ -129,17 +131,18 @@ class Server:
         return answered
 
     async def _answer_the_last(self) -> None:
-        """Return when every call has its answer, and no more come; but refuse those for LATEST_SECONDS at most.
+        """Return when every call has its answer, and no more come; those that do are refused.
 
-        gRPC would cancel what is still on its way, and callers do not try a cancelled call again.
+        gRPC cancels what is still on its way when it stops, and callers do not try a cancelled call again.
         """
         await self._guard.empty()
         latest = time.monotonic() + LATEST_SECONDS
-        calls = -1
-        while calls != self._guard.calls and time.monotonic() < latest:
+        quiet = 0
+        while quiet < LOOKS and time.monotonic() < latest:
             calls = self._guard.calls
-            await asyncio.sleep(QUIET_SECONDS)
+            await asyncio.sleep(QUIET_SECONDS / LOOKS)
             await self._guard.empty()
+            quiet = quiet + 1 if calls == self._guard.calls else 0
 
 
 def _log_address(server: Server) -> None:

@@ -58,7 +58,7 @@ class Crops:
                     self._held[place] = _scaled(picture, size)
             self._views.extend(views)
         if not self._views:
-            raise ValueError(f"data: found no picture with both sides of {crop[0]} pixels or more")
+            raise ValueError(f"data: found no picture with both sides of {crop[0]} pixels or more, the smallest crop")
 
     def batch(self, size: int, rng: np.random.Generator) -> Tensor:
         """Crops [size, 3, R, R] in [-1, 1]."""

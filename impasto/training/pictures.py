@@ -106,12 +106,19 @@ def read_pictures(path: Path, smallest: int = 1) -> tuple[PictureFolder, list[st
         sizes.append(picture.size)
         digest.update(_content(picture))
     if not files and read:
-        raise ValueError(f"data: found no picture with both sides of {smallest} pixels or more")
+        raise ValueError(
+            f"data: found no picture with both sides of {smallest} pixels or more, the smallest crop{_some(left_out)}"
+        )
     if not files:
         allowed = ", ".join(sorted(PICTURE_SUFFIXES))
-        reasons = "".join(f"; {line}" for line in left_out[:3])
-        raise ValueError(f"data: found no readable picture in {printable(path)}; allowed are {allowed}{reasons}")
+        found = f"found no readable picture in {printable(path)}; allowed are {allowed}"
+        raise ValueError(f"data: {found}{_some(left_out)}")
     return PictureFolder(path, files, sizes, digest.hexdigest()), left_out
+
+
+def _some(left_out: Sequence[str]) -> str:
+    """The first reasons why files were left out, behind a message."""
+    return "".join(f"; {line}" for line in left_out[:3])
 
 
 def fingerprint(pictures: Sequence[Image.Image]) -> str:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from impasto.errors import BundleError, ModelNotFound
+from impasto.errors import BundleError, InvalidRequest, ModelNotFound
 from impasto.export.bundle import (
     MANIFEST,
     ZOO,
@@ -16,6 +17,7 @@ from impasto.export.bundle import (
     open_bundle,
     write_manifest,
 )
+from impasto.server.config import ServerConfig
 
 
 def write(models: Path, name: str = "grey", version: str = "1", payload: bytes = b"weights") -> Path:
@@ -134,6 +136,25 @@ def test_models_are_looked_for_in_the_option_else_the_environment_else_the_users
     monkeypatch.delenv("IMPASTO_MODELS", raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     assert model_directories() == [tmp_path / "data" / "impasto" / "models", ZOO]
+    (tmp_path / "environment").mkdir()
+    (tmp_path / "option").mkdir()
     monkeypatch.setenv("IMPASTO_MODELS", str(tmp_path / "environment"))
     assert model_directories() == [tmp_path / "environment", ZOO]
     assert model_directories(tmp_path / "option") == [tmp_path / "option", ZOO]
+
+
+def test_a_folder_that_is_named_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    nowhere, line = Path("nowhere"), "models: found 'nowhere'; allowed is a folder that is there"
+    monkeypatch.setenv("XDG_DATA_HOME", str(nowhere))
+    monkeypatch.delenv("IMPASTO_MODELS", raising=False)
+    assert model_directories()[-1] == ZOO
+    with pytest.raises(InvalidRequest, match=re.escape(line)):
+        model_directories(nowhere)
+    with pytest.raises(InvalidRequest, match=re.escape(line)):
+        ServerConfig(models=(tmp_path, nowhere)).directories  # noqa: B018
+    monkeypatch.setenv("IMPASTO_MODELS", str(nowhere))
+    with pytest.raises(InvalidRequest, match=re.escape(line)):
+        model_directories()
+    with pytest.raises(InvalidRequest, match=re.escape(line)):
+        ServerConfig().directories  # noqa: B018

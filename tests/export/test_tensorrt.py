@@ -226,7 +226,7 @@ def test_the_drivers_version_is_read(told: str, version: str, module: Any, tmp_p
 def test_without_tensorrt_the_backend_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(
-        BackendUnavailable, match=r"backend tensorrt: .*tensorrt.*; remedy: pip install 'impasto\[gpu\]'"
+        BackendUnavailable, match=r"backend tensorrt: .*tensorrt.*; remedy: pip install .*'impasto\[gpu\]'"
     ):
         require_tensorrt("cuda")
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from impasto.api.impasto.v1 import generation_pb2 as pb
 from impasto.api.impasto.v1.generation_pb2_grpc import GenerationServiceStub as Stub
@@ -32,6 +34,9 @@ async def replies(channel: grpc.aio.Channel, calls: int) -> list[pb.GenerateResp
     return await asyncio.wait_for(together, GUARD)
 
 
+@pytest.mark.skipif(
+    not hasattr(cygrpc.AioServer, "_make_request_call_future"), reason="this version of gRPC asks in another way"
+)
 async def test_several_calls_are_asked_for_before_they_come_and_again_when_they_have_come(null_models: Path) -> None:
     async with serving(null_models, "null") as server, connected(server) as channel:
         assert asked() == AHEAD
@@ -56,5 +61,31 @@ async def test_a_grpc_whose_insides_have_other_names_serves_too(
 ) -> None:
     monkeypatch.setattr(accepting, "cygrpc", SimpleNamespace())
     async with serving(null_models, "null") as server, connected(server) as channel:
-        assert asked() < AHEAD
+        assert asked() <= 1
         assert len(await replies(channel, AHEAD)) == AHEAD
+
+
+async def test_calls_that_nobody_has_taken_end_when_grpc_stops(null_models: Path) -> None:
+    connection, go, sent = (threading.Event() for _ in range(3))
+    ends: list[grpc.StatusCode | None] = []
+
+    def call(address: str) -> None:
+        with grpc.insecure_channel(address) as channel:
+            Stub(channel).Generate(REQUEST)
+            connection.set()
+            go.wait()
+            calls = [Stub(channel).Generate.future(REQUEST) for _ in range(3 * AHEAD)]
+            sent.set()
+            ends.extend(getattr(call.exception(), "code", lambda: None)() for call in calls)
+
+    async with serving(null_models, "null") as server:
+        caller = threading.Thread(target=call, args=(server.address,), daemon=True)
+        caller.start()
+        await asyncio.to_thread(connection.wait)
+        go.set()
+        sent.wait()
+        threading.Event().wait(0.5)  # gRPC takes them in, and this loop, which is held here, none
+        await asyncio.wait_for(server._grpc.stop(GUARD), GUARD / 4)
+        await asyncio.wait_for(asyncio.to_thread(caller.join), GUARD)
+    assert len(ends) == 3 * AHEAD
+    assert None not in ends[-AHEAD:]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from impasto.cli import app
+from impasto.client import AsyncClient, Client
 from impasto.errors import InvalidRequest
 from impasto.server.config import load_config
+from tests.support.waiting import GUARD
 
 ALLOWED = "HOST:PORT such as 127.0.0.1:8001 or [::]:8001"
 FIELDS = ("listen", "metrics_listen")
@@ -54,3 +59,29 @@ def test_the_command_refuses_it_in_one_line(field: str) -> None:
     assert result.exit_code == 1
     assert result.stderr == f"impasto: configuration: {field}: found 'foo'; allowed is {ALLOWED}\n"
     assert result.stdout == ""
+
+
+def test_a_port_that_is_taken_is_one_line_and_none_of_grpcs() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        command = [sys.executable, "-m", "impasto.cli", "serve", "--listen", address, "--metrics-listen", "127.0.0.1:0"]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=GUARD)
+    found = f"impasto: listen: found {address!r}; allowed is an address of this machine that is free"
+    assert result.returncode == 1
+    assert result.stderr == f"{found} ([Errno 98] Address already in use)\n"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:65536", "localhost:99999", "[::1]:123456", "127.0.0.1:0", "a:b:70000"])
+async def test_a_client_refuses_a_port_that_is_none(address: str) -> None:
+    for client in (Client, AsyncClient):
+        with pytest.raises(InvalidRequest) as refused:
+            client(address)
+        assert str(refused.value) == f"server: found {address!r}; allowed is a port from 1 to 65535"
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:65535", "localhost", "unix:/tmp/impasto", "dns:///host:8001", "[::1]:1"]
+)
+def test_a_client_takes_every_other_address_that_grpc_takes(address: str) -> None:
+    with Client(address) as client:
+        assert client.target == address

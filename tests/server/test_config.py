@@ -133,8 +133,11 @@ def test_a_file_that_cannot_be_read_is_named(content: bytes | None, line: str, t
     assert f"allowed is {line}" in str(refused.value)
 
 
-def test_models_are_looked_for_in_the_named_directories_then_in_the_zoo() -> None:
-    assert ServerConfig(models=(Path("a"), Path("b"))).directories == [Path("a"), Path("b"), ZOO]
+def test_models_are_looked_for_in_the_named_directories_then_in_the_zoo(tmp_path: Path) -> None:
+    named = (tmp_path / "a", tmp_path / "b")
+    for folder in named:
+        folder.mkdir()
+    assert ServerConfig(models=named).directories == [*named, ZOO]
 
 
 def test_an_empty_metrics_address_serves_no_metrics(file: Path) -> None:

@@ -128,7 +128,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "image: found 'the colour (",
     ),
     "a second image": ({"image": PNG, "image_to": PNG, "blend": 0.5}, "image_to: found 'one'; allowed is nothing"),
-    "psi": ({"image": PNG, "psi": 0.5}, "psi: found 'it'; allowed is nothing"),
+    "psi": ({"image": PNG, "psi": 0.5}, "psi: found 0.5; allowed is nothing"),
     "steps": ({"image": PNG, "denoising": pb.Denoising(steps=4)}, "steps: found 4; allowed is nothing"),
 }
 

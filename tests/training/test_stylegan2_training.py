@@ -185,6 +185,15 @@ def test_a_broken_file_is_skipped_and_named(pictures: list[Image.Image], tmp_pat
     assert sorted(Path(line.split(": ")[0]).name for line in skipped) == ["broken.png", "empty.jpg"]
 
 
+def test_a_folder_of_small_pictures_is_refused_with_their_sizes(tmp_path: Path) -> None:
+    Image.new("RGB", (30, 20)).save(tmp_path / "small.png")
+    line = (
+        r"both sides of 24 pixels or more, the smallest crop; .*small\.png: found 30×20 pixels; allowed are sides of 24"
+    )
+    with pytest.raises(ValueError, match=line):
+        read_pictures(tmp_path, 24)
+
+
 def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="data: found no readable picture"):
         read_pictures(tmp_path)
