@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import socket
 import ssl
@@ -56,13 +55,13 @@ def _check_free(host: str, port: int, listen: str) -> None:
     except OSError:
         return  # gRPC tells what is wrong with the host
     for family, kind, protocol, _, address in found if port else ():
-        with contextlib.closing(socket.socket(family, kind, protocol)) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(address)
-            except OSError as error:
-                if error.errno == errno.EADDRINUSE:
-                    raise _not_free("listen", listen, error) from error
+        except OSError as error:  # of which gRPC may need no more than one address
+            if error.errno == errno.EADDRINUSE:
+                raise _not_free("listen", listen, error) from error
 
 
 def _credentials(tls: Tls) -> grpc.ServerCredentials:

@@ -14,6 +14,7 @@ from impasto.cli import app
 from impasto.client import AsyncClient, Client
 from impasto.errors import InvalidRequest
 from impasto.server.config import load_config
+from impasto.server.listening import _check_free
 from tests.support.waiting import GUARD
 
 ALLOWED = "HOST:PORT such as 127.0.0.1:8001 or [::]:8001"
@@ -69,6 +70,14 @@ def test_a_port_that_is_taken_is_one_line_and_none_of_grpcs() -> None:
     found = f"impasto: listen: found {address!r}; allowed is an address of this machine that is free"
     assert result.returncode == 1
     assert result.stderr == f"{found} ([Errno 98] Address already in use)\n"
+
+
+def test_an_address_of_a_kind_that_the_machine_lacks_is_left_to_grpc(monkeypatch: pytest.MonkeyPatch) -> None:
+    lacking = 99
+    with pytest.raises(OSError, match="not supported"):
+        socket.socket(lacking, socket.SOCK_STREAM)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(lacking, socket.SOCK_STREAM, 0, "", ("::1", 8001))])
+    _check_free("localhost", 8001, "localhost:8001")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:65536", "localhost:99999", "[::1]:123456", "127.0.0.1:0", "a:b:70000"])
