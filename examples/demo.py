@@ -48,7 +48,7 @@ def main() -> None:
     for name, seconds in stages.items():
         print(f"{seconds:8.2f} s  {name}")
     (timing,) = done
-    print(f"longest of a picture: {timing.queue_ms:.0f} ms in the queue, {timing.execute_ms:.0f} ms in its batch")
+    print(f"longest wait in the queue: {timing.queue_ms:.0f} ms; longest batch: {timing.execute_ms:.0f} ms")
     for size, rows in sorted(Counter(timing.batch_sizes).items()):
         print(f"batches of {size}: {rows // size}")
     print(f"the sheet: {SHEET.resolve()}")

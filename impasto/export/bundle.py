@@ -232,14 +232,14 @@ def model_directories(models: Path | None = None) -> list[Path]:
     """
     own = own_models(models)
     if models or os.environ.get("IMPASTO_MODELS"):
-        require_folder("models", own)
+        require_models(own)
     return [own, ZOO]
 
 
-def require_folder(field: str, path: Path) -> Path:
-    """The path. InvalidRequest unless it is a folder."""
+def require_models(path: Path) -> Path:
+    """The path of a model directory. InvalidRequest unless it is there."""
     if not path.is_dir():
-        raise InvalidRequest(field, str(path), "a folder that is there")
+        raise InvalidRequest("models", str(path), "a folder that is there")
     return path
 
 

@@ -47,7 +47,7 @@ def _asking_ahead(usual: Any) -> Any:
             asked = self._asked[method]
             while len(asked) < AHEAD:
                 asked.append(super()._make_request_call_future(method))
-                asked[-1].add_done_callback(_look)
+                asked[-1].add_done_callback(_retrieve_error)
             return asked.popleft()
 
         async def _start_shutting_down(self) -> None:
@@ -59,7 +59,7 @@ def _asking_ahead(usual: Any) -> Any:
     return AskingAhead
 
 
-def _look(task: asyncio.Task[Any]) -> None:
-    """At the error with which gRPC answers what is asked for when the server stops; else it is logged."""
+def _retrieve_error(task: asyncio.Task[Any]) -> None:
+    """gRPC answers what is still asked for with one when the server stops; asyncio logs those that nobody retrieves."""
     if not task.cancelled():
         task.exception()

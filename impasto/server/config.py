@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from impasto.errors import InvalidRequest
-from impasto.export.bundle import ZOO, model_directories, require_folder
+from impasto.export.bundle import ZOO, model_directories, require_models
 
 MEBIBYTE = 2**20
 HOST_PORT = re.compile(r"(\[[^\s\[\]]+\]|[^\s\[\]:/]+):[0-9]{1,5}")
@@ -102,7 +102,7 @@ class ServerConfig(_Section):
     @property
     def directories(self) -> list[Path]:
         """Where models are looked for, in this order. InvalidRequest if one that is named is not there."""
-        return [*(require_folder("models", path) for path in self.models), ZOO] if self.models else model_directories()
+        return [*map(require_models, self.models), ZOO] if self.models else model_directories()
 
 
 _SECTIONS: dict[str, type[_Section]] = {"batching": Batching, "limits": Limits, "tls": Tls}

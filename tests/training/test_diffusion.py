@@ -159,7 +159,7 @@ def test_the_command_trains_and_names_the_model(pictures: list[Image.Image], tmp
     ("options", "message"),
     [
         (("--resolution", 20), "resolution: found 20; allowed is a multiple of 8"),
-        (("--crop", 100, 200), "data: found no picture with both sides of 100 pixels or more"),
+        (("--crop", 100, 200), "data: found no picture with both sides of 100 pixels or more, the smallest crop; "),
         (("--learning-rate", 0), "learning_rate: found 0.0; allowed is more than 0"),
     ],
 )
@@ -169,5 +169,4 @@ def test_a_command_that_cannot_start_says_why_in_one_line(
     pictures[0].resize((64, 64)).save(tmp_path / "picture.png")
     result = train(tmp_path / "picture.png", tmp_path / "run", *options)
     assert result.exit_code == 1
-    line = result.stderr.splitlines()[-1]
-    assert line == f"impasto: {message}" or line.startswith(f"impasto: {message}, the smallest crop; ")
+    assert result.stderr.splitlines()[-1].startswith(f"impasto: {message}")
